@@ -19,6 +19,7 @@ from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, Changes, EventSink, PublishMiddleware, Replies
+    from actorwork.asynchronous.cluster import AsyncioCluster
     from actorwork.streams.durable import DurablePublisher
     from actorwork.telemetry.metrics.registry import Registry
 
@@ -81,15 +82,20 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
             changes.watches.tell_all()
 
     address = Address.parse(url)
-    commands: AsyncioRedis | AsyncioCluster
-    if address.cluster is None:
-        commands = AsyncioRedis(address, on_push, on_back, emit)
-    else:
-        from actorwork.asynchronous.cluster import AsyncioCluster  # noqa: PLC0415 - few programs have one
 
-        commands = AsyncioCluster(address, on_push, on_back, emit)
-    stack.push_async_callback(commands.aclose)
-    await commands.open()
+    async def open_another() -> AsyncioRedis | AsyncioCluster:
+        another: AsyncioRedis | AsyncioCluster
+        if address.cluster is None:
+            another = AsyncioRedis(address, on_push, on_back, emit)
+        else:
+            from actorwork.asynchronous.cluster import AsyncioCluster as OnCluster  # noqa: PLC0415 - few have one
+
+            another = OnCluster(address, on_push, on_back, emit)
+        stack.push_async_callback(another.aclose)
+        await another.open()
+        return another
+
+    commands = await open_another()
     with cannot(f"open {address.url}"):
         await refuse_what_loses_messages(commands, address, emit)
 
@@ -105,12 +111,6 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
         watched.append(changes)
         stack.push_async_callback(changes.aclose)
         return changes
-
-    async def open_another() -> AsyncioRedis:
-        another = AsyncioRedis(address, on_push, on_back, emit)
-        stack.push_async_callback(another.aclose)
-        await another.open()
-        return another
 
     @cache
     def durable() -> DurablePublisher:

@@ -75,24 +75,26 @@ def _open_redis(
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
 
     address = Address.parse(url)
-    commands: BlockingRedis | BlockingCluster
-    if address.cluster is None:
-        commands = BlockingRedis(address, deadlines, patience, emit)
-    else:
+
+    def open_commands() -> BlockingRedis | BlockingCluster:
+        if address.cluster is None:
+            return BlockingRedis(address, deadlines, patience, emit)
         from actorwork.blocking.cluster import open_cluster  # noqa: PLC0415 - few programs have one
 
-        commands = open_cluster(address, deadlines, patience, emit)
+        return open_cluster(address, deadlines, patience, emit)
+
+    commands = open_commands()
     try:
         with cannot(f"open {address.url}"):
             run(refuse_what_loses_messages(commands, address, emit))
     except BaseException:
         commands.close()
         raise
-    opened: list[BlockingRedis] = []
+    opened: list[BlockingRedis | BlockingCluster] = []
     of_thread = threading.local()
 
-    async def open_another() -> BlockingRedis:
-        another = BlockingRedis(address, deadlines, patience, emit)
+    async def open_another() -> BlockingRedis | BlockingCluster:
+        another = open_commands()
         opened.append(another)
         return another
 

@@ -123,7 +123,12 @@ def _durable_publisher(nursery: trio.Nursery, url: str) -> DurablePublisher:
 
 async def _keep_durable(url: str, task_status: trio.TaskStatus[RedisClient]) -> None:
     """Hold the connection that waits for replicas, until the broker is closed."""
-    async with open_client(url, name="actorwork", scripts=scripts.ALL) as client:
+    make = None
+    if is_of_cluster(url):
+        from actorwork.streams.transport.cluster import cluster_client  # noqa: PLC0415 - few programs have one
+
+        make = cluster_client()
+    async with open_client(url, name="actorwork", scripts=scripts.ALL, make=make) as client:
         await client.wait_connected()
         task_status.started(client)
         await trio.sleep_forever()

@@ -107,5 +107,4 @@ ALL: Final = (
     COPY,
     PURGE,
     RUN,
-    EFFECTS,
 )

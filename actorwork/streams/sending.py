@@ -192,19 +192,11 @@ class RedisSending:
                 continue
             ids = tuple(envelope.id for envelope in run)
             publish = partial(_publish_run, run)
-            new += await self._durably().publish(publish, run[0].source, ids, durability)
+            sources = tuple(dict.fromkeys(envelope.source for envelope in run))
+            new += await self._durably().publish(publish, sources, ids, durability)
         return new
 
     def _durably(self) -> DurablePublisher:
-        if self._address.cluster is not None:
-            raise BrokerError(
-                "durability=… cannot be confirmed on Redis Cluster yet, where each source has a primary of its own: "
-                "send without it, or use a primary with Sentinel (redis+sentinel://)"
-            )
-        if self._address.cluster is not None:
-            raise BrokerError(
-                "a cluster takes no durability=…: set min-replicas-to-write 1 at its primaries, and send without"
-            )
         if self.durable is None:
             raise BrokerError("this client has no connection that waits for replicas: send without durability=…")
         return self.durable()
@@ -220,7 +212,7 @@ class RedisSending:
     async def publish_unique(self, envelope: Envelope) -> str:
         if envelope.durability is not None:
             publish = partial(_publish_unique, envelope)
-            return await self._durably().publish(publish, envelope.source, (envelope.id,), envelope.durability)
+            return await self._durably().publish(publish, (envelope.source,), (envelope.id,), envelope.durability)
         return await self._publisher.publish_unique(envelope)
 
     async def release_lease(self, incarnation: str) -> bool:

@@ -1,8 +1,9 @@
 """Redis Cluster: every command where its keys are, also while these move."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from actorwork import Actor, Settings, open_system, receive
 from actorwork.asynchronous.opening import open_client as open_on_asyncio
 from actorwork.blocking.opening import open_client as open_blocking
 from actorwork.brokers import open_broker
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, Unconfirmed
 from actorwork.events import BrokerTrouble, Event
 from actorwork.message import Durability, Envelope, Status
 from actorwork.policy.runs.values import Need, Plan, StepPlan
@@ -403,10 +404,112 @@ async def test_clients_of_all_kinds_start_workflows_whose_steps_are_in_several_s
         assert await trio.to_thread.run_sync(run, cluster) == 8
 
 
-async def test_a_durability_is_refused_rather_than_confirmed_by_the_wrong_primary(cluster: RedisCluster):
+# ------------------------------------------------------------------------------------------- messages to several slots
+
+
+async def test_messages_that_are_sent_to_sources_of_all_primaries_in_one_call_keep_their_order(cluster: RedisCluster):
+    sent = [Envelope(name, f"{number}", b"1") for number in range(30) for name in NAMES]
     async with opener(cluster) as broker:
-        with pytest.raises(BrokerError, match="durability=… cannot be confirmed on Redis Cluster yet"):
-            await broker.publish([Envelope("orders", "1", b"1", durability=Durability("replicated"))])
+        assert await broker.publish(sent) == len(sent)
+        assert await broker.publish(sent) == 0, "they are there"
+        for name in NAMES:
+            async with open_consumer(broker, name, room=30) as consumer:
+                assert [one.id for one in await consumer.take(30)] == [f"{number}" for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def replicated() -> Generator[RedisCluster]:
+    with open_redis_cluster(primaries=2, replicas=1, config={"appendonly": "yes"}) as cluster:
+        yield cluster
+
+
+ONE = Durability("replicated", within=5)
+TWO = Durability("replicated", 2, within=0.05)
+
+
+async def confirmed(send: Callable[[], Awaitable[Any]]) -> Any:
+    """Send until it is confirmed: on a busy machine a replica may take longer than a wait may."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                return await send()
+            except Unconfirmed:
+                await trio.lowlevel.checkpoint()
+
+
+def waits_at(member: Member) -> int:
+    found = member.info("commandstats").get("cmdstat_wait", "calls=0")
+    return int(found.partition("calls=")[2].partition(",")[0])
+
+
+async def test_each_primary_waits_for_its_replica_for_the_messages_that_it_has(replicated: RedisCluster):
+    here, there = (next(name for name in NAMES if replicated.owner(name) is one) for one in replicated.primaries)
+    async with opener(replicated) as broker:
+        before = [waits_at(member) for member in replicated.primaries]
+        await confirmed(lambda: broker.publish([Envelope(here, "1", b"1", durability=ONE)]))
+        after = [waits_at(member) for member in replicated.primaries]
+        assert after[0] > before[0]
+        assert after[1] == before[1], "it has none of the messages"
+        both = [Envelope(name, "2", b"1", durability=ONE) for name in (here, there)]
+        await confirmed(lambda: broker.publish(both))
+        assert waits_at(replicated.primaries[1]) > before[1]
+        with pytest.raises(Unconfirmed, match=r"only [01] of 2 servers have received it") as caught:
+            await broker.publish([Envelope(name, "3", b"1", durability=TWO) for name in (here, there)])
+        assert caught.value.wanted == 2
+        assert [await broker.backlog(name) for name in (here, there)] == [3, 2], "each is there, once"
+
+
+async def test_a_message_to_a_slot_that_has_moved_is_confirmed_where_it_is(replicated: RedisCluster):
+    async with opener(replicated) as broker:
+        await confirmed(lambda: broker.publish([Envelope("moving", "1", b"1", durability=ONE)]))
+        target = another(replicated, replicated.owner("moving"))
+        await trio.to_thread.run_sync(replicated.move, "moving", target)
+        before = waits_at(target)
+        await confirmed(lambda: broker.publish([Envelope("moving", "2", b"1", durability=ONE)]))
+        assert waits_at(target) > before
+        assert await broker.backlog("moving") == 2
+
+
+def send_in_a_thread(cluster: RedisCluster) -> None:
+    with open_blocking(cluster.url) as client:
+        for name in NAMES:
+            with suppress(Unconfirmed):  # The machine is busy.
+                client.publish(name, {"n": 1}, durability=ONE)
+            with pytest.raises(Unconfirmed):
+                client.publish(name, {"n": 1}, durability=TWO)
+
+
+def send_on_asyncio(cluster: RedisCluster) -> None:
+    async def send() -> None:
+        async with open_on_asyncio(cluster.url) as client:
+            sent = (client.publish(name, {"n": 1}, durability=ONE) for name in NAMES)
+            found = await asyncio.gather(*sent, return_exceptions=True)
+            assert all(isinstance(one, str | Unconfirmed) for one in found)
+            with pytest.raises(Unconfirmed):
+                await client.publish(NAMES[0], {"n": 1}, durability=TWO)
+
+    asyncio.run(send())
+
+
+@pytest.mark.parametrize("send", [send_in_a_thread, send_on_asyncio])
+def test_clients_of_all_kinds_wait_for_the_replicas_of_each_primary(
+    replicated: RedisCluster, send: Callable[[RedisCluster], None]
+):
+    send(replicated)
+
+
+async def test_disks_are_waited_for_at_the_primary_of_the_source_or_its_server_cannot_say(replicated: RedisCluster):
+    fsynced = Durability("fsynced", within=5)
+    async with opener(replicated) as broker:
+        assert isinstance(broker, RedisBroker)
+        (has_it,) = await broker.client.call("COMMAND", "INFO", "WAITAOF")
+        for number, name in enumerate(NAMES):
+            send = partial(broker.publish, [Envelope(name, f"disk-{number}", b"1", durability=fsynced)])
+            if has_it:
+                assert await confirmed(send) in {0, 1}
+            else:
+                with pytest.raises(BrokerError, match="needs WAITAOF, which this server does not have"):
+                    await send()
 
 
 async def test_each_primary_is_examined(cluster: RedisCluster):

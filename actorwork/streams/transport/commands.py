@@ -9,7 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import attrs
 
@@ -17,7 +17,13 @@ from actorwork.shown import Value
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
+    RedisError,
 )
+
+Link: TypeAlias = tuple[object, int]
+"""A connection: which primary it leads to, and how many there were to that one. Compares equal as long as it lasts."""
+
+Replies: TypeAlias = "list[Any] | RedisError"
 
 _NO_CONNECTION: Final = 2**62
 
@@ -82,6 +88,16 @@ class Commands(Protocol):
         """Cut names of keys into groups, of at most so many, each of which one command may have."""
         ...
 
+    async def link_of(self, key: str) -> Link:
+        """Return over which connection commands go that concern a key."""
+        ...
+
+    async def call_over_links(self, sent: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> Sequence[Replies]:
+        """Send lists of commands, each in one write over the connection for a key, at most once; return the replies to
+        each, or why these are not known: `MayHaveExecuted`, or another error.
+        """
+        ...
+
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
     ) -> Any: ...
@@ -128,6 +144,20 @@ class CommonCommands(ABC):
     async def call_each(self, *args: Any) -> Sequence[Any]:
         """Send an idempotent command to each primary, and return all replies: on one server, to that."""
         return [await self.call(*args, idempotent=True)]
+
+    async def link_of(self, key: str) -> Link:
+        """Return over which connection commands go that concern a key."""
+        return None, cast("Commands", self).generation
+
+    async def call_over_links(self, sent: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> Sequence[Replies]:
+        """Send lists of commands, each in one write over the connection for a key; see `Commands`."""
+        found: list[Replies] = []
+        for _, commands in sent:
+            try:
+                found.append(await self.call_many(commands))
+            except RedisError as error:
+                found.append(error)
+        return found
 
     async def names(self, pattern: str) -> Collection[bytes]:
         """Return the keys that match a pattern, once each. This scans all keys of the server, in pages."""

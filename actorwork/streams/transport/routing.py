@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final
 
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.cluster_layout import MOST_REDIRECTIONS, Layout, Place, shown, target_of
-from actorwork.streams.transport.commands import Commands, CommonCommands, Script
+from actorwork.streams.transport.commands import Commands, CommonCommands, Link, MayHaveExecuted, Replies, Script
 from actorwork.streams.transport.redis_py import (
     AskError,
     ClusterCrossSlotError,
@@ -148,6 +148,35 @@ class Routing(CommonCommands):
         for name in names:
             by_slot.setdefault(key_slot(name), []).append(name)
         return [some[start : start + most] for some in by_slot.values() for start in range(0, len(some), most)]
+
+    async def link_of(self, key: str) -> Link:
+        refusals = 0
+        while True:
+            await self._wait_layout()
+            place = self._place_of((key,))
+            carrier = None if place is None else self._carriers.get(place)
+            if carrier is not None:
+                return place, carrier.generation
+            refusals += 1
+            await self._pause(refusals)
+
+    async def call_over_links(self, sent: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> Sequence[Replies]:
+        found: list[Replies] = [[]] * len(sent)
+
+        async def send(number: int, key: str, commands: Sequence[Sequence[Any]]) -> None:
+            place = self._place_of((key,))
+            carrier = None if place is None else self._carriers.get(place)
+            try:
+                if carrier is None:
+                    raise ConnectionError(f"no primary has the slot of {key!r}")
+                found[number] = await carrier.call_many(commands)
+            except (*self.GONE, *LOST) as error:
+                found[number] = MayHaveExecuted(str(error), client_id=-1)
+            except RedisError as error:
+                found[number] = error
+
+        await self._all([partial(send, number, *one) for number, one in enumerate(sent)])
+        return found
 
     async def call_each(self, *args: Any) -> Sequence[Any]:
         return [reply for client in await self._each() for reply in await client.call_each(*args)]
