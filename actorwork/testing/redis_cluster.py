@@ -11,7 +11,7 @@ quicker, the whole cluster starts again with others.
 from __future__ import annotations
 
 import socket
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -29,8 +29,14 @@ class RedisCluster:
     """Made by `open_redis_cluster`."""
 
     def __init__(
-        self, directory: Path, primaries: int, replicas: int, config: Mapping[str, str], node_timeout: float
+        self,
+        make: Callable[[str, Mapping[str, str]], Member],
+        primaries: int,
+        replicas: int,
+        config: Mapping[str, str],
+        node_timeout: float,
     ) -> None:
+        """Make the members: `make` returns one of that name with that configuration; none is started."""
         common = {
             "cluster-enabled": "yes",
             "cluster-node-timeout": str(round(node_timeout * 1000)),
@@ -39,10 +45,8 @@ class RedisCluster:
             "repl-diskless-sync-delay": "0",
             **config,
         }
-        self.primaries = tuple(Member(directory / f"primary-{n}", common, port=_free_pair()) for n in range(primaries))
-        self.replicas = tuple(
-            Member(directory / f"replica-{n}", common, port=_free_pair()) for n in range(primaries * replicas)
-        )
+        self.primaries = tuple(make(f"primary-{n}", common) for n in range(primaries))
+        self.replicas = tuple(make(f"replica-{n}", common) for n in range(primaries * replicas))
         """Those of the first primary, the second one, and so on, and again, as the cluster started."""
 
     @property
@@ -51,7 +55,7 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{member.port}" for member in self.primaries)
+        return "redis+cluster://" + ",".join(f"{member.place[0]}:{member.port}" for member in self.primaries)
 
     def start(self) -> None:
         """Start everything, and return once all members agree, and a failover would succeed."""
@@ -65,7 +69,7 @@ class RedisCluster:
             slots = range(number * SLOTS // size, (number + 1) * SLOTS // size)
             member.call("CLUSTER", "ADDSLOTS", *map(str, slots))
         for member in others:
-            member.call("CLUSTER", "MEET", "127.0.0.1", str(first.port))
+            member.call("CLUSTER", "MEET", first.place[0], str(first.port))
         for member in self.members:
             wait_for(lambda member=member: self._knows_all(member), f"{member!r} to know the others")
         for number, replica in enumerate(self.replicas):
@@ -123,7 +127,7 @@ class RedisCluster:
         target.call("CLUSTER", "SETSLOT", number, "IMPORTING", source_id)
         source.call("CLUSTER", "SETSLOT", number, "MIGRATING", target_id)
         while moved := _texts(source.call("CLUSTER", "GETKEYSINSLOT", number, str(_MOVED_AT_ONCE))):
-            source.call("MIGRATE", "127.0.0.1", str(target.port), "", "0", "10000", "KEYS", *moved)
+            source.call("MIGRATE", target.place[0], str(target.port), "", "0", "10000", "KEYS", *moved)
         for member in (target, source, *self.primaries):
             if member.process is not None:
                 member.call("CLUSTER", "SETSLOT", number, "NODE", target_id)
@@ -175,7 +179,12 @@ def open_redis_cluster(
     `config` is any setting of redis.conf for all members. A member that does not answer for `node_timeout` seconds is
     regarded as failing.
     """
-    with open_fleet(
-        "cluster", lambda place: RedisCluster(place, primaries, replicas, config or {}, node_timeout)
-    ) as cluster:
+
+    def make(directory: Path) -> RedisCluster:
+        def member(name: str, settings: Mapping[str, str]) -> Member:
+            return Member(directory / name, settings, port=_free_pair())
+
+        return RedisCluster(member, primaries, replicas, config or {}, node_timeout)
+
+    with open_fleet("cluster", make) as cluster:
         yield cluster

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -36,22 +36,30 @@ class Member:
     """One process: a server or a sentinel."""
 
     def __init__(
-        self, directory: Path, config: Mapping[str, str], *, is_sentinel: bool = False, port: int | None = None
+        self,
+        directory: Path,
+        config: Mapping[str, str],
+        *,
+        is_sentinel: bool = False,
+        port: int | None = None,
+        address: str = "127.0.0.1",
+        through: Sequence[str] = (),
     ) -> None:
+        """Write its configuration. `through` is a command that runs the one after it: on another host, say."""
         self.port = free_port() if port is None else port
-        self.place = ("127.0.0.1", self.port)
+        self.place = (address, self.port)
         directory.mkdir()
         self._log = directory / "log"
-        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", f"logfile {self._log}"]
+        lines = [f"port {self.port}", f"bind {address}", f"dir {directory}", f"logfile {self._log}"]
         lines += [f"{name} {value}" for name, value in config.items()]
         path = directory / "redis.conf"
         path.write_text("\n".join(lines) + "\n")
         mode = ["--sentinel"] if is_sentinel else []
-        self._command = [find_redis_server(), str(path), *mode]
+        self._command = [*through, find_redis_server(), str(path), *mode]
         self.process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
-        return f"<Member at {self.port}>"
+        return f"<Member at {self.place[0]}:{self.port}>"
 
     def start(self) -> None:
         """Start, and return once it answers."""

@@ -184,6 +184,7 @@ class Drill:
         crash_at: str = "",
         program: ModuleType = workers,
         fresh: bool = False,
+        through: Sequence[str] = (),
         **options: float,
     ) -> Node:
         """Start a process that runs `tree`; `crash_at` names the failpoint at which it dies.
@@ -191,7 +192,8 @@ class Drill:
         A drill that kills many nodes says `max_crashes=MANY`: otherwise a message that happens to be in flight at three
         of them becomes a dead letter, rightly.
 
-        The process is forked, unless it is to be `fresh`: then it is a new interpreter, as a user would start it.
+        The process is forked, unless it is to be `fresh`: then it is a new interpreter, as a user would start it. So is
+        one that is started `through` a command that runs the one after it, on another host or with another clock.
         """
         log = self.folder / f"node{len(self.nodes)}.log"
         arguments = [tree, url, str(self.ledger.path), *(f"{name}={value}" for name, value in options.items())]
@@ -199,10 +201,10 @@ class Drill:
         environment |= {"PYTHONPATH": str(ROOT), VARIABLE: crash_at}
         log.touch()
         process: Process
-        if fresh:
+        if fresh or through:
             with log.open("wb") as file:
                 process = subprocess.Popen(
-                    [sys.executable, str(program.__file__), *arguments],
+                    [*through, sys.executable, str(program.__file__), *arguments],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stderr=file,
@@ -213,8 +215,17 @@ class Drill:
         self.nodes.append(node)
         return node
 
-    async def start_up(self, tree: str, url: str, *, crash_at: str = "", fresh: bool = False, **options: float) -> Node:
-        node = self.start(tree, url, crash_at=crash_at, program=workers, fresh=fresh, **options)
+    async def start_up(
+        self,
+        tree: str,
+        url: str,
+        *,
+        crash_at: str = "",
+        fresh: bool = False,
+        through: Sequence[str] = (),
+        **options: float,
+    ) -> Node:
+        node = self.start(tree, url, crash_at=crash_at, program=workers, fresh=fresh, through=through, **options)
         await node.wait_up()
         return node
 

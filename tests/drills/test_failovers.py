@@ -43,15 +43,15 @@ class Stream:
     def __init__(self, send: Callable[[range], Awaitable[object]]) -> None:
         self._send = send
         self.acknowledged: dict[int, float] = {}
+        self.number = 0
         self.is_to_end = False
 
     async def run(self) -> None:
-        number = 0
         while not self.is_to_end:
-            some = range(number, number + AT_ONCE)
+            some = range(self.number, self.number + AT_ONCE)
             await self._send(some)
             self.acknowledged |= dict.fromkeys(some, time.monotonic())
-            number += AT_ONCE
+            self.number += AT_ONCE
             await trio.sleep(EVERY)
 
     def gap(self) -> float:
