@@ -34,6 +34,7 @@ from actorwork.embedded.store import Store
 from actorwork.embedded.transaction import Stale
 from actorwork.events import Event, Fenced, Released, StaleState
 from actorwork.message import Delivery, Envelope, Priority
+from actorwork.policy.entities import FoundState
 from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, lease, reader as reading, reclaimer as reclaiming, scripts
@@ -367,6 +368,11 @@ class RedisWorld:
             for (delivery, _, _), is_accepted in zip(endings, accepted, strict=True)
         ]
 
+    def load(self, key: str, stamp: str) -> FoundState:
+        """Load a state as a node does that knows the one with this stamp."""
+        (found,) = self.loop.do(self._entities.load, SOURCE, GROUP, [(key, stamp)])
+        return found
+
     def state(self, key: str) -> tuple[int, bytes] | None:
         found = self.loop.do(self._entities.get, SOURCE, GROUP, key)
         return None if found is None else (found.version, found.data)
@@ -568,6 +574,11 @@ class EmbeddedWorld:
             return found
 
         return self._do(settle, fails=loses)
+
+    def load(self, key: str, stamp: str) -> FoundState:
+        """Load a state as a node does that knows the one with this stamp."""
+        (found,) = run(self._entities.load(SOURCE, GROUP, [(key, stamp)]))
+        return found
 
     def state(self, key: str) -> tuple[int, bytes] | None:
         found = run(self._entities.get(SOURCE, GROUP, key))

@@ -1,29 +1,36 @@
 """The states of keys, against the model of the protocol: a state changes with an accepted settlement, and only then.
 
-To the steps of the protocol come settlements that change the state of their message's key, from what their node has
-loaded when it was given the message, and users who put states, also while a message is in hand. Each message appends
-its id. After every step:
+To the steps of the protocol come settlements that change the state of their message's key, from what their node knew
+or has loaded when it was given the message, and users who put states, also while a message is in hand. Each message
+appends its id. After every step:
 
 - the versions of a key form one chain, and its state lists exactly the messages whose settlements were accepted, in
   their order, since a user has put it last;
 - a settlement on another version than the state has is neither accepted nor refused: the message is released,
   uncounted, and nothing of it is done.
+
+Each node keeps the states that it has loaded and those that it has settled, whether or not the settlement was
+accepted, and asks the broker for what it does not know. So, when a message comes to it:
+
+- the state on which its handler would begin is the committed one.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
+from actorwork.embedded.entities import EmbeddedEntities
 from actorwork.embedded.entity_table import EntityTable
 from actorwork.errors import StateConflict
 from actorwork.message import Delivery, Envelope
-from actorwork.policy.entities import StateChange
+from actorwork.policy.entities import FoundState, StateChange
 from actorwork.policy.settlement import Ack
 from actorwork.streams import scripts
+from actorwork.streams.entities import RedisEntities
 from actorwork.streams.transport.commands import Script
 from actorwork.testing.redis_server import RedisServer
 
@@ -50,6 +57,8 @@ class StateMachine(ProtocolMachine):
         self.states: dict[str, list[str]] = {key: [] for key in KEYS}
         self.loaded: dict[int, tuple[int, list[str]]] = {}
         """Of each delivery of a key, the version and the state that its node was given."""
+        self.known: dict[tuple[str, str], tuple[str, int, list[str]]] = {}
+        """Of each node and key, the state that the node keeps, with its stamp and version."""
 
     # Of messages that are due at the same minute either may come first, as the milliseconds have it, and how one of
     # them ends depends on its key here. What follows must not depend on it: see `ProtocolMachine.may_send`.
@@ -62,8 +71,21 @@ class StateMachine(ProtocolMachine):
         super().hold(hand, sorted(got, key=lambda delivery: order[delivery.id]))
         for delivery in got:
             if delivery.key is not None:
-                found = self.world.state(delivery.key)
-                self.loaded[id(delivery)] = (0, []) if found is None else (found[0], json.loads(found[1]))
+                version, state = self.loaded[id(delivery)] = self.load(hand, delivery.key)
+                seen = (self.versions[delivery.key], self.states[delivery.key])
+                assert (version, state) == seen, "its handler would begin on another state than the committed one"
+
+    def load(self, hand: Hand, key: str) -> tuple[int, list[str]]:
+        """Return the version and the state that a node begins with, as an activation does."""
+        nothing: tuple[str, int, list[str]] = ("", 0, [])
+        kept = self.known.get((hand.owner, key), nothing)
+        found = self.world.load(key, kept[0])
+        if found is None:
+            kept = nothing
+        elif found is not True:
+            kept = (found.stamp, found.version, json.loads(found.data))
+        self.known[hand.owner, key] = kept
+        return kept[1:]
 
     @precondition(lambda self: self.may_settle())
     @rule(who=some, which=few, loses=rarely, forgets=st.booleans(), publishes=st.booleans())
@@ -78,8 +100,10 @@ class StateMachine(ProtocolMachine):
             is_fresh = True
             if delivery.key is not None:
                 version, before = self.loaded[id(delivery)]
-                data = json.dumps([*before, delivery.id]).encode()
-                settlement = Ack(state=StateChange(version=version, data=data, stamp=self.new_id(), history=3))
+                state, stamp = [*before, delivery.id], self.new_id()
+                data = json.dumps(state).encode()
+                settlement = Ack(state=StateChange(version=version, data=data, stamp=stamp, history=3))
+                self.known[hand.owner, delivery.key] = (stamp, version + 1, state)
                 is_fresh = version == self.versions[delivery.key]
             effects = [Envelope(EFFECTS, f"{delivery.id}/{self.new_id()}", b"{}")] if publishes else []
             endings.append((delivery, settlement, effects))
@@ -179,6 +203,26 @@ def test_redis_commits_states_as_the_model_does(redis_server: RedisServer, loop:
 
 
 # ------------------------------------------------------------------------------------- a model that can fail, and does
+
+
+def always_as_it_was(found: Sequence[FoundState], known: Sequence[tuple[str, str]]) -> Sequence[FoundState]:
+    """Return that every state which a node keeps is still the committed one."""
+    return [True if stamp else one for one, (_, stamp) in zip(found, known, strict=True)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("store", [RedisEntities, EmbeddedEntities])
+def test_the_model_sees_that_a_node_goes_on_with_an_old_state(
+    redis_server: RedisServer, loop: Loop, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    right = store.load
+
+    async def load(self: Any, source: str, group: str, known: Sequence[tuple[str, str]]) -> Sequence[FoundState]:
+        return always_as_it_was(await right(self, source, group, known), known)
+
+    monkeypatch.setattr(store, "load", load)
+    check_mutant(machine_of(EmbeddedWorld if store is EmbeddedEntities else lambda: RedisWorld(redis_server, loop)))
+
 
 MUTANTS = {
     "a version that is not looked at": ("return version ~= expected and 'STALE ' .. version or nil", "return nil"),
