@@ -721,11 +721,14 @@ class EntityStore(Protocol):
         version: int | None = None,
         schema: int = 0,
         ttl: float | None = None,
-        history: int = 0,
+        history: int | None = 0,
         by: str = "",
         force: bool = False,
     ) -> int:
         """Replace a state, if it has this version (0: if there is none; None: whatever it has); return the new version.
+
+        Where `history` is None, the change is listed if others of the key are, and the list is shortened by the next
+        change that says how many are kept.
 
         Raises `StateConflict`, and changes nothing, for another version, and, without `force`, while a node has a
         delivery of the key in flight: the settlement of that one is refused then, if it changes the state, and it runs

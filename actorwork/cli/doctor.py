@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,9 @@ def _findings(url: str | None, timeout: float) -> Sequence[Finding]:
 
     async def talk(opened: Broker, step: Step) -> Sequence[Finding]:
         with step():
-            return await opened.diagnose()
+            findings = await opened.diagnose()
+        with step():
+            return [*findings, *await _stalled(opened)]
 
     try:
         missing = missing_store(url)
@@ -63,3 +66,27 @@ def _findings(url: str | None, timeout: float) -> Sequence[Finding]:
         runs = "that the server runs, and " if "did not answer" in error.message else ""
         advice = f"check {runs}that the address and the credentials in --broker or ACTORWORK_BROKER are right"
         return [Finding("connection", "error", error.message, advice)]
+
+
+async def _stalled(opened: Broker) -> Sequence[Finding]:
+    """Name the keys of entities whose messages wait, since no node that has had them can read the state."""
+    from actorwork.abc import Finding
+    from actorwork.errors import BrokerError
+    from actorwork.inspection.gathering import gather
+    from actorwork.inspection.states import stalled, together
+
+    try:
+        gathered = await gather(opened)
+    except BrokerError:
+        return ()  # That this user may not read something is said elsewhere.
+    findings: list[Finding] = []
+    for title, places in sorted(gathered.by_title.items()):
+        found = together([place.part.entities for place in places if place.part.entities is not None])
+        if found is not None and found.stalled:
+            key = found.stalled_keys[0] if found.stalled_keys else "KEY"
+            advice = (
+                f"actorwork entities show {shlex.quote(title)} {shlex.quote(key)}; start a program that can read it, or"
+                " put a state that these can read: actorwork entities put … --force"
+            )
+            findings.append(Finding("entities", "warning", f"{title}: {stalled(found)}", advice))
+    return findings

@@ -179,6 +179,7 @@ def put(
                     version=wanted,
                     schema=0 if before is None else before.schema,
                     ttl=ttl,
+                    history=None,
                     by=whoami(),
                     force=force,
                 )

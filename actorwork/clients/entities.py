@@ -139,13 +139,13 @@ class EntityRef(StreamRef[A_co]):
         With `version`, only if that is the current one (0: there is none); raises `StateConflict` otherwise. It also
         does while a node has a message of this key in hand; with `force` that message is handled again, on the new
         state, if it would change it. Recorded in the audit. If the actor is named by its title, `value` is JSON of the
-        schema that the state has, and the state is kept without a `ttl` and a history. Cancelled, or the reply was lost
+        schema that the state has, and the state is kept without a `ttl`. Cancelled, or the reply was lost
         (`BrokerError`): it may have taken effect.
         """
         broker, group, key = await self._place()
         if self._schema is None:
             data, before = dumps(cast("Json", value)), await broker.entities.get(self.source, group, key)
-            schema, ttl, history = 0 if before is None else before.schema, None, 0
+            schema, ttl, history = 0 if before is None else before.schema, None, None
         else:
             data, schema = self._schema.write(value), self._schema.version
             ttl, history = self._entities.ttl, self._entities.history

@@ -96,7 +96,7 @@ class EmbeddedEntities:
         version: int | None = None,
         schema: int = 0,
         ttl: float | None = None,
-        history: int = 0,
+        history: int | None = 0,
         by: str = "",
         force: bool = False,
     ) -> int:

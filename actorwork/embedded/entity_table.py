@@ -94,7 +94,13 @@ class EntityTable:
         if change.version == 0:
             # What is left of a state that has expired, and whose versions began anew.
             self._execute("delete from pasts where source = ? and grp = ? and key = ?", place)
-        if change.history:
+        if change.history is None:
+            self._execute(
+                f"insert or replace into pasts (source, grp, key, {FIELDS}) select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+                " where exists (select 1 from pasts where source = ? and grp = ? and key = ?)",
+                (*place, *state, *place),
+            )
+        elif change.history:
             self._execute(
                 f"insert or replace into pasts (source, grp, key, {FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*place, *state),

@@ -126,7 +126,7 @@ class Settlements:
         self._execute(
             f"insert into entries ({CARRIED}, ready)"
             " select source, id, type, data, ?, born, ?, null, null, null, ? from entries where seq = ?",
-            (json.dumps(headers_of_failure(delivery.headers, failure)), group, now, delivery.token.seq),
+            (json.dumps(headers_of_failure(delivery.headers, failure, delivery.key)), group, now, delivery.token.seq),
         )
         self._transaction.touched.add(channel_number(self._sources.number(delivery.source), delivery.priority))
 

@@ -18,7 +18,7 @@ import attrs
 
 from actorwork.errors import BrokerError
 from actorwork.inspection.gathering import Gathered, gather, info_of, read_nodes
-from actorwork.inspection.states import together
+from actorwork.inspection.states import stalled, together
 from actorwork.inspection.values import (
     ActorInfo,
     MessageView,
@@ -33,7 +33,7 @@ from actorwork.inspection.values import (
     TreeInfo,
 )
 from actorwork.policy import idle
-from actorwork.policy.reports import Counts, EntityReport, PartReport
+from actorwork.policy.reports import Counts, PartReport
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
@@ -430,7 +430,7 @@ def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence
         if actor.why is not None and actor.why.code in ("circuit", "stopped")
     ]
     found += [
-        Problem(kind="actor", name=actor.title, text=_stalled(actor.entities))
+        Problem(kind="actor", name=actor.title, text=stalled(actor.entities))
         for actor in actors
         if actor.entities is not None and actor.entities.stalled
     ]
@@ -442,12 +442,6 @@ def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence
     dead = [source for source in sources if source.dead]
     found += [Problem(kind="dead letters", name=one.name, text=_letters(one.dead)) for one in dead]
     return found
-
-
-def _stalled(entities: EntityReport) -> str:
-    keys, count = ", ".join(map(repr, entities.stalled_keys)), entities.stalled
-    more = f" and {count - len(entities.stalled_keys):,} more" if count > len(entities.stalled_keys) else ""
-    return f"a node cannot read the state of {keys}{more}: messages wait for one that can"
 
 
 def _letters(count: int) -> str:

@@ -33,3 +33,10 @@ def together(reports: Sequence[EntityReport]) -> EntityReport | None:
         history=max(one.history for one in reports),
         schema=max(one.schema for one in reports),
     )
+
+
+def stalled(entities: EntityReport) -> str:
+    """Say which keys of an entity stand still; some do."""
+    keys, count = ", ".join(map(repr, entities.stalled_keys)), entities.stalled
+    more = f" and {count - len(entities.stalled_keys):,} more" if count > len(entities.stalled_keys) else ""
+    return f"a node cannot read the state of {keys}{more}: messages wait for one that can"

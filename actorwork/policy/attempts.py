@@ -37,9 +37,14 @@ def headers_of_next_attempt(
     return {**delivery.headers, **(added or {}), ATTEMPT: delivery.attempt + 1, HISTORY: history[-HISTORY_LENGTH:]}
 
 
-def headers_of_failure(headers: Mapping[str, Json], failure: Failure) -> dict[str, Json]:
-    """Return the headers of the delivery that makes the hook `failed` of an actor run."""
+def headers_of_failure(headers: Mapping[str, Json], failure: Failure, key: str | None) -> dict[str, Json]:
+    """Return the headers of the delivery that makes the hook `failed` of an actor run.
+
+    That delivery has no key, so it does not wait in line; `key` is that of the message that has failed.
+    """
     told: dict[str, Json] = {"type": failure.type, "reason": failure.reason, "traceback": failure.traceback}
+    if key is not None:
+        told["key"] = key
     return {**without_questions(headers), FAILED: told}
 
 

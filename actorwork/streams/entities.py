@@ -124,12 +124,13 @@ class RedisEntities:
         version: int | None = None,
         schema: int = 0,
         ttl: float | None = None,
-        history: int = 0,
+        history: int | None = 0,
         by: str = "",
         force: bool = False,
     ) -> int:
         milliseconds = "" if ttl is None else max(1, round(ttl * 1000))
-        change = ("", os.urandom(8).hex(), schema, milliseconds, history, "", data)
+        kept = "" if history is None else history
+        change = ("", os.urandom(8).hex(), schema, milliseconds, kept, "", data)
         return await self._change(source, group, key, "put", version, (by, *change, int(force)))
 
     async def forget(

@@ -278,7 +278,8 @@ def _delivery_args(
 
 def _change_args(change: StateChange) -> tuple[bytes | str | int, ...]:
     ttl = "" if change.ttl is None else max(1, round(change.ttl * 1000))
-    return change.version, change.stamp, change.schema, ttl, change.history, change.mark, change.data or b""
+    kept = "" if change.history is None else change.history
+    return change.version, change.stamp, change.schema, ttl, kept, change.mark, change.data or b""
 
 
 def _pass_before_state() -> None:

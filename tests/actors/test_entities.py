@@ -707,11 +707,6 @@ def test_what_an_entity_cannot_be_is_refused_when_its_class_is_made_or_it_starts
             @receive(batch=5)
             async def take(self, many: list[Deposit]) -> None: ...
 
-    with pytest.raises(SettingsError, match="no hook `failed`"):
-
-        class Told(Entity[int]):  # pyright: ignore[reportUnusedClass]
-            async def failed(self, message: object, failure: object) -> None: ...
-
     with pytest.raises(SettingsError, match="is no Entity"):
 
         class Plain(Actor):  # pyright: ignore[reportUnusedClass]

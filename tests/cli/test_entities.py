@@ -2,6 +2,7 @@
 
 from actorwork.abc import Broker
 from actorwork.message import Envelope
+from actorwork.policy.reports import EntityReport, NodeReport, PartReport, written
 from actorwork.settings import default_source, identity
 from actorwork.testing.conformance import open_consumer
 from tests.cli.conftest import Shell
@@ -83,3 +84,27 @@ def test_no_state_is_put_while_a_message_of_its_key_is_in_hand_unless_that_is_fo
     assert "in hand" in shell("entities", "forget", "account", "ann", "--yes", code=1).stderr
     assert shell.json("entities", "put", "account", "ann", "2", "--force")["version"] == 2
     assert shell.json("entities", "forget", "account", "ann", "--force", "--yes")["forgotten"]
+
+
+def test_a_state_that_is_put_is_listed_with_the_changes_of_its_key(shell: Shell) -> None:
+    store(shell, "ann", b"1", b"2")
+    shell("entities", "put", "account", "ann", "3")
+    assert [one["version"] for one in shell.json("entities", "history", "account", "ann")] == [3, 2, 1]
+
+
+def test_doctor_names_the_keys_whose_states_no_node_can_read(shell: Shell) -> None:
+    async def report(broker: Broker) -> None:
+        now, _ = await broker.reports.nodes()
+        entities = EntityReport(stalled=2, stalled_keys=("ann's", "ben"))
+        tree = PartReport(title="account", sources=(SOURCE,), entities=entities)
+        found = NodeReport(name="h:7", host="h", pid=7, version="1", started=now, at=now, interval=300, tree=tree)
+        await broker.reports.write("0123", written(found), now=now, ttl=60)
+
+    store(shell, "ann's", b"1")
+    assert not [one for one in shell.json("doctor") if one["subject"] == "entities"]
+    shell.at_broker(report)
+    (found,) = [one for one in shell.json("doctor") if one["subject"] == "entities"]
+    assert found["level"] == "warning"
+    assert found["text"] == "account: a node cannot read the state of \"ann's\", 'ben': messages wait for one that can"
+    assert found["advice"].startswith("""actorwork entities show account 'ann'"'"'s'; start a program""")
+    assert "put" in found["advice"]

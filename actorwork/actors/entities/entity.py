@@ -22,7 +22,6 @@ from actorwork.actors.entities.activation import Activation
 from actorwork.actors.entities.schema import Nothing
 from actorwork.actors.handlers.annotations import functions_of, resolved
 from actorwork.actors.handlers.rules import HANDLER
-from actorwork.actors.tree.hooks import has_hook
 from actorwork.durations import Duration, seconds_of
 from actorwork.errors import NotRunning, SettingsError
 from actorwork.message import Unique
@@ -42,6 +41,10 @@ class Entity(Actor, Generic[State]):
     Wherever it runs, the messages of a key are handled one after another, each on the state that the one before has
     committed. The state is an attrs class, a dataclass, a model or a JSON value; a key without a state begins with what
     the class returns without arguments. Messages to it need a key, and come through the broker only.
+
+    The hook `failed` runs beside the messages of the key, on an instance of its own: `self.key` is that of the message
+    that has failed ("" if it had none), `self.state` a copy of what is committed. What is done to it is lost; to change
+    the state, publish a message to the key.
     """
 
     __actorwork_entity__ = True
@@ -61,8 +64,6 @@ class Entity(Actor, Generic[State]):
                 raise SettingsError(
                     f"{cls.__qualname__}.{function.__name__} takes batches; an entity handles one message at a time"
                 )
-        if has_hook(cls, "failed"):
-            raise SettingsError(f"{cls.__qualname__}: an entity has no hook `failed`")
 
     async def startup(self) -> None:
         """Acquire what this instance needs; `self.key` and `self.state` are there. Called at each activation.

@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import attrs
 import trio
 
 from actorwork import events
@@ -32,6 +33,7 @@ from actorwork.actors.entities.ahead import StatesAhead
 from actorwork.actors.entities.counts import EntityCounts
 from actorwork.actors.entities.entity import ACTIVATION, Entity, check_settings, state_type_of
 from actorwork.actors.entities.schema import StateSchema
+from actorwork.actors.execution.failures import key_in
 from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.mailbox.calls import CallState
 from actorwork.actors.tree.hooks import hook_of
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from actorwork.actors.entities.context import EntityContext
     from actorwork.actors.execution.workplace import SharedTools
     from actorwork.actors.tree.spec import Child
-    from actorwork.message import Delivery, Envelope
+    from actorwork.message import Delivery, Envelope, Failure
     from actorwork.policy.entities import FoundState, StoredState
 
 _AT_ONCE: Final = 64
@@ -187,6 +189,23 @@ class EntityHost:
             self._counts.committed()
         self._keep(activation)
         return value
+
+    async def failed(self, message: Any, failure: Failure) -> None:
+        """Call the hook of the entity for a message that has failed, on an instance that nothing else uses.
+
+        Messages of the key go on meanwhile, so the instance has a copy of the state, and what is made of it is lost.
+        """
+        current = in_flight.get()
+        if not isinstance(current, InFlight):
+            raise MessageRefused(_no_local_messages(self._settings.title))
+        key = key_in(current.delivery)
+        told: Any = self._actor.child.make()
+        told.context, told.key, told.state = self.context, key or "", self._schema.first()
+        if key is not None:
+            (state,) = await self._store().load_states([(attrs.evolve(current.delivery, key=key), "")])
+            if state is not None and state is not True:
+                told.state, _ = self._schema.read(state.data, state.schema)
+        await hook_of(told, "failed")(message, failure)
 
     async def forget(self) -> bool:
         """Delete the state of the delivery in flight, with its settlement; return whether there is one."""

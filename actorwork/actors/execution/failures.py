@@ -60,6 +60,13 @@ def failure_in(delivery: Delivery) -> Failure:
     return Failure(*(str(fields.get(name, "")) for name in ("type", "reason", "traceback")))
 
 
+def key_in(delivery: Delivery) -> str | None:
+    """Return the key of the message that has failed."""
+    told = delivery.headers[FAILED]
+    key = told.get("key") if isinstance(told, dict) else None
+    return key if isinstance(key, str) else None
+
+
 def message_of(delivery: Delivery, handlers: HandlerTable) -> Any:
     """Return a message as its handler takes it; if it cannot be read as that, its JSON, or else what the broker has."""
     try:

@@ -79,7 +79,7 @@ do
   end
 
   -- Writes what ARGV has from `i` on, for the key whose version was looked at last: the version before, stamp, schema, ttl in ms
-  -- ('' for none), how many changes are kept, the mark of the message ('' for none), the new state ('' for none).
+  -- ('' for none), how many changes are kept ('': it is listed if others are), the mark of the message ('' for none), the new state ('' for none).
   function entities.change(prefix, group, key, i, by, node)
     local before, stamp, schema, ttl, kept, mark, data = unpack(ARGV, i, i + 6)
     if data == '' then
@@ -104,8 +104,15 @@ do
       redis.call('HDEL', state, 't')
     end
     listed[key] = whole(now)
+    if kept == '' and redis.pcall('EXISTS', past) ~= 1 then
+      kept = '0'
+    end
     if kept ~= '0' then
-      redis.pcall('XADD', past, 'MAXLEN', kept, '*', unpack(fields))
+      if kept == '' then
+        redis.pcall('XADD', past, '*', unpack(fields))
+      else
+        redis.pcall('XADD', past, 'MAXLEN', kept, '*', unpack(fields))
+      end
       if ttl ~= '' then
         redis.pcall('PEXPIRE', past, ttl)
       elseif ttl_before then

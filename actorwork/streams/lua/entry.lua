@@ -52,19 +52,24 @@ end
 -- What is in the headers besides, such as the address of the sender that waits, is ignored when the entry is read.
 local function tell_failure(stream, fields, message_id, group, failure)
   local id_name, headers_name, group_name = names_in(fields)
-  local copy, headers = {}, ''
+  local copy, headers, key = {}, '', nil
   for i = 1, #fields, 2 do
     local name = fields[i]
     if name == headers_name then
       headers = fields[i + 1]
+    elseif name == 'key' and id_name == 'id' then
+      key = fields[i + 1]
     elseif name ~= id_name and name ~= group_name
-      and (id_name ~= 'id' or name ~= 'key' and name ~= 'unique' and name ~= 'claim' and name ~= 'expires') then
+      and (id_name ~= 'id' or name ~= 'unique' and name ~= 'claim' and name ~= 'expires') then
       copy[#copy + 1] = name
       copy[#copy + 1] = fields[i + 1]
     end
   end
   if string.find(headers, '"actorwork-failed":', 1, true) then
     return nil
+  end
+  if key then -- The delivery that tells it has none: it does not wait in line. An entity wants to know it.
+    failure = string.sub(failure, 1, -2) .. ',"key":' .. cjson.encode(key) .. '}'
   end
   local good, known = pcall(cjson.decode, headers)
   local rest = good and type(known) == 'table' and string.match(headers, '^%s*{%s*(.-)%s*$')

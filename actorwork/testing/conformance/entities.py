@@ -239,6 +239,23 @@ class EntityTests(ContractTests):
             assert not await entities.forget("orders", "first", KEY)
             assert await entities.history("orders", "first", KEY) == []
 
+    async def test_what_a_user_puts_is_listed_where_changes_of_the_key_are(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            entities = broker.entities
+
+            async def versions() -> list[int]:
+                return [one.version for one in await entities.history("orders", "first", KEY)]
+
+            await entities.put("orders", "first", KEY, b"1", history=None)
+            assert await versions() == [], "no change of it is kept"
+            await broker.publish(_keyed("1", "2"))
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(1, b"2", history=2)))
+            for data in (b"3", b"4"):
+                await entities.put("orders", "first", KEY, data, history=None, force=True)
+            assert await versions() == [4, 3, 2]
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(4, b"5", history=2)))
+            assert await versions() == [5, 4], "a settlement knows how many are kept"
+
     async def test_no_user_changes_a_state_while_a_delivery_of_its_key_is_in_flight(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish(_keyed("1", "2", priority=Priority.HIGH))

@@ -29,7 +29,7 @@ class FailureTests(ContractTests):
             told = await consumer.take_one()
             assert (told.id, told.payload, told.type, told.key) == ("1", b'{"n": 1.0}', "Order", None)
             assert (told.attempt, told.headers[ATTEMPT]) == (2, 2)
-            assert told.headers[FAILED] == attrs.asdict(FAILURE)
+            assert told.headers[FAILED] == {**attrs.asdict(FAILURE), "key": "k"}
             assert (told.headers["who"], told.headers["n"], told.headers["none"]) == ("Ann", 2**60, [])
             assert not {RESULT_TTL, REPLY_TO, FLOW} & set(told.headers), "its outcome is known already"
             await consumer.settle(told)
@@ -49,7 +49,8 @@ class FailureTests(ContractTests):
 
     async def test_an_actor_is_told_of_a_message_that_its_processes_have_died_with(self) -> None:
         async with self.open_broker() as broker:
-            await broker.publish([Envelope("orders", "1", b"1", headers={"who": "Ann", RESULT_TTL: 60})])
+            headers: dict[str, Json] = {"who": "Ann", RESULT_TTL: 60}
+            await broker.publish([Envelope("orders", "1", b"1", headers=headers, key='of "Ann"/é')])
             async with self.open_remote_consumer("orders", max_crashes=1, lease=self.short_lease) as remote:
                 await remote.take()
                 await remote.kill()
@@ -58,7 +59,7 @@ class FailureTests(ContractTests):
                 assert (told.id, told.payload, told.headers["who"]) == ("1", b"1", "Ann")
                 failure = told.headers[FAILED]
                 assert isinstance(failure, dict)
-                assert failure["type"] == "Crashed"
+                assert (failure["type"], failure["key"]) == ("Crashed", 'of "Ann"/é')
                 assert "1 processes died" in str(failure["reason"])
                 await consumer.settle(told)
                 await consumer.expect_nothing()

@@ -215,7 +215,7 @@ async def plan_put(sight: Sight, form: Form) -> Plan:
                 version=version,
                 schema=schema,
                 ttl=kept.ttl,
-                history=kept.history,
+                history=kept.history if is_running else None,
                 by=sight.access.who,
                 force=form.flag("force"),
             )
@@ -224,9 +224,9 @@ async def plan_put(sight: Sight, form: Form) -> Plan:
         return Done(f"the state of {key!r} has the version {new} now", 1)
 
     same = " It is unchanged." if before is not None and data == before.data else ""
-    lost = "" if kept.history else " The former one is not kept."
     is_running = known is not None and known.entities is not None
-    lasts = "" if is_running else " No node runs this entity, so it is kept for ever, without a history."
+    lost = " The former one is not kept." if is_running and not kept.history else ""
+    lasts = "" if is_running else " No node runs this entity, so it is kept for ever."
     return Plan(
         question=f"Replace the state of {key!r} of {actor!r}, which has the version {version}?{same}{lost}{lasts}",
         what=f"state {actor}/{key}",
