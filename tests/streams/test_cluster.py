@@ -26,7 +26,7 @@ from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.cluster import cluster_client
 from actorwork.streams.transport.cluster_layout import Layout
 from actorwork.streams.transport.commands import Script
-from actorwork.streams.transport.redis_py import ClusterCrossSlotError
+from actorwork.streams.transport.redis_py import ClusterCrossSlotError, ResponseError, is_of_moving_slot
 from actorwork.streams.transport.slots import SLOTS, key_slot, keys_of
 from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
@@ -170,6 +170,18 @@ async def test_a_slot_that_moves_is_asked_at_both_primaries_and_runs_no_script(c
 
 def _id(member: Member) -> str:
     return member.call("CLUSTER", "MYID").decode().split("\r\n")[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Script attempted to access a non local key in a cluster node script: 0f, on @user_script:2.",
+        "Error running script (call to f_0f): @user_script:2: ERR Script attempted to access a non local key",
+        "Attempted to access a non local key in a cluster node script: on @user_script:3.",  # Valkey 9.1
+    ],
+)
+def test_a_script_that_finds_a_key_of_its_slot_elsewhere_is_run_again_whatever_the_server(text: str):
+    assert is_of_moving_slot(ResponseError(text))
 
 
 async def test_what_is_published_at_any_primary_arrives(cluster: RedisCluster):

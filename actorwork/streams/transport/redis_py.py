@@ -169,7 +169,9 @@ def may_pass(error: RedisError) -> bool:
 
 
 _NOT_LOCAL: Final = "attempted to access a non local key"
-"""In what a script raises that reaches for a key which is not, or not only, at this member of a cluster."""
+"""In what a script raises that reaches for a key which is not, or not only, at this member of a cluster. In Valkey 9.1
+the text begins here, with a capital letter.
+"""
 _FORCED: Final = "UNBLOCKED force unblock"
 """How the error begins with which a member that becomes a replica ends blocked reads."""
 
@@ -178,7 +180,7 @@ def is_of_moving_slot(error: Exception) -> bool:
     """Return whether a member of a cluster has refused what it, or another one, will accept soon."""
     if isinstance(error, AskError | ClusterDownError | TryAgainError):
         return True
-    return type(error) is ResponseError and (_NOT_LOCAL in str(error) or str(error).startswith(_FORCED))
+    return type(error) is ResponseError and (_NOT_LOCAL in str(error).lower() or str(error).startswith(_FORCED))
 
 
 def is_wrong_type(error: RedisError) -> bool:
