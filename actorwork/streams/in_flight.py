@@ -67,6 +67,22 @@ class Counters(Shown):
     dead_lettered: int = 0
 
 
+def _settled() -> None:
+    pass
+
+
+@attrs.define(eq=False, repr=False)
+class Lag(Shown):
+    """How far the server is behind with the settlements of a stream that are more than plain acks."""
+
+    settling: int = 0
+    """How many it has now; more are queued."""
+    is_refused: bool = False
+    """What is queued may wait for long: the server refuses some of it, for a reason that may pass."""
+    on_settled: Callable[[], None] = _settled
+    """Called when the server has answered to a batch of settlements."""
+
+
 class InFlightEntries:
     """The deliveries of one source that one incarnation has for one subscription."""
 
@@ -75,12 +91,12 @@ class InFlightEntries:
         "cursor",
         "deliveries",
         "done",
-        "group",
         "incarnation",
         "is_flushing",
         "is_over",
         "isolation",
         "keys",
+        "lag",
         "level",
         "lives",
         "maintain_within",
@@ -104,7 +120,6 @@ class InFlightEntries:
         isolation: Isolation,
     ) -> None:
         self.subscription = subscription
-        self.group = subscription.group
         self.level = level
         self.stream = keys.at(level)
         self.keys = keys
@@ -123,6 +138,7 @@ class InFlightEntries:
         """How often in a row the pending list had more entries under our name than are in flight here."""
         self.plain: list[Delivery] = []
         self.others: list[Item] = []
+        self.lag = Lag()
         self.begun = 0
         self.done = 0
         self.number = 0
@@ -134,8 +150,17 @@ class InFlightEntries:
         return f"<InFlightEntries of {self.stream} for {self.subscription.actor}, {state}>"
 
     @property
+    def group(self) -> str:
+        return self.subscription.group
+
+    @property
     def source(self) -> str:
         return self.keys.stream
+
+    @property
+    def backlog(self) -> int:
+        """How many settlements that are more than plain acks wait for the server, as long as it applies them."""
+        return 0 if self.lag.is_refused else len(self.others) + self.lag.settling
 
     def take(self, found: Sequence[Any], *, count: int = 1, crashes: int = 0) -> list[Delivery]:
         """Record entries as in flight, and return their deliveries. Entries that no actor will see are settled here.

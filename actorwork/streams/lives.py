@@ -22,6 +22,10 @@ class Life:
     reported: float = -math.inf
     """When progress was written last, by Trio's clock."""
 
+    def times(self) -> tuple[int, int | str]:
+        """Return when the delivery was received and begun, in ms; `""` if it was not."""
+        return _ms(self.received), "" if self.started is None else _ms(self.started)
+
     def fields(self, actor: str, node: str) -> list[str | int]:
         found: list[str | int] = ["received", _ms(self.received), "actor", actor, "node", node]
         if self.started is not None:

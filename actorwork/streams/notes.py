@@ -52,10 +52,15 @@ class Notes:
 
     def received(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> None:
         """Note that deliveries were received: those of them that are tracked."""
+        now = at = 0.0
         for delivery in deliveries:
             if delivery.headers is not NO_HEADERS and is_tracked(delivery.headers):
-                life = in_flight.lives[delivery.token[0]] = Life(delivery, Status.RECEIVED, self._now())
-                self._write_at(trio.current_time() + SOON, life, in_flight)
+                if not at:
+                    now, at = self._now(), trio.current_time() + SOON
+                life = in_flight.lives[delivery.token[0]] = Life(delivery, Status.RECEIVED, now)
+                self._due[life] = (in_flight, at)
+        if at:
+            self._wake_at(at)
 
     def note(self, delivery: Delivery, status: Status, progress: Progress | None) -> None:
         """Note more of a tracked delivery in flight; of any other one nothing."""
@@ -65,10 +70,17 @@ class Notes:
             return
         if status is Status.STARTED and life.started is None:
             life.status, life.started = status, self._now()
-            self._write_at(trio.current_time() + SOON, life, in_flight)
+            if life not in self._due:  # Else it is written with what is due: most are, their handlers being quick.
+                self._write_at(trio.current_time() + SOON, life, in_flight)
         if progress is not None:
             life.progress = progress
             self._write_at(max(trio.current_time() + SOON, life.reported + EVERY), life, in_flight)
+
+    def settled(self, delivery: Delivery) -> None:
+        """Note no more of a delivery: its settlement is queued, perhaps for longer than a note, and writes it all."""
+        life = delivery.token[2].lives.get(delivery.token[0])
+        if life is not None:
+            self._due.pop(life, None)
 
     def _write_at(self, at: float, life: Life, in_flight: InFlightEntries) -> None:
         before = self._due.get(life)
@@ -95,7 +107,7 @@ class Notes:
         for life, in_flight in due.items():
             if life.progress is not None:
                 life.reported = now
-            # Settled or released meanwhile: its settlement had all of it.
+            # Settled or released meanwhile.
             if in_flight.lives.get(life.delivery.token[0]) is life:
                 by_source.setdefault(in_flight.source, []).append((life, in_flight))
         for source, some in by_source.items():

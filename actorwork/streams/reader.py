@@ -11,6 +11,8 @@
   on a script reads first, the most urgent level first, as much as there is room for. So that no level starves, an
   eighth of the room goes to each level that has messages waiting; with room for less than eight, another level begins
   after eight reads.
+- A node that handles messages faster than the server applies their settlements reads no more than that: what is read
+  ahead of the server is of no use to others, and what waits for the last settlement of a group would wait for the rest.
 - When a connection breaks, the entries of its last reply stay pending under our name. Before the next read `recover`
   looks for them, while no other reply is on its way.
 - A reader that gets no connection of its own, since the process may open no more files or the server takes no more
@@ -33,6 +35,7 @@ from actorwork.policy.turns import FAVOURS
 from actorwork.streams import scripts
 from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.reclaimer import Reclaimer
+from actorwork.streams.settler import OTHERS_AT_ONCE
 from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.client import NoFurtherConnection, RedisClient
 from actorwork.streams.transport.exclusive import Exclusive
@@ -48,6 +51,8 @@ from actorwork.streams.transport.wire import is_list_of
 
 _BLOCK: Final = 5.0
 _MOST: Final = 1000
+_MOST_BEHIND: Final = 2 * OTHERS_AT_ONCE
+"""How many settlements may wait for the server while more is read, and how much is read then."""
 _REPLIES_WITHIN: Final = 1.0
 """Seconds that a read which is cancelled, or whose server is silent, is waited for."""
 _GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
@@ -166,6 +171,10 @@ class Reader:
         """Wait for room, and read; return whether to read again at once."""
         sources = self._sources
         sink = sources.sink
+        backlog = sources.backlog()
+        if backlog > _MOST_BEHIND:
+            await sources.wait_settled()
+            return True
         if not sources.streams or sink.credit() <= 0:
             if sources.urgent and not sources.isolation.is_closed and (room := sink.credit(urgent=True)) > 0:
                 if exclusive is None:
@@ -182,7 +191,7 @@ class Reader:
             # them, even if the sink has room for both by now. Otherwise order within a source would be lost.
             await self._reclaimer.maintain()
             return True
-        room = sink.credit()
+        room = min(sink.credit(), _MOST_BEHIND) if backlog else sink.credit()
         if self._shares > 1 and room > 0:
             room = max(1, room // self._shares)
         if room <= 0 or not sources.streams:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from actorwork.policy.runs.values import Expansion, Plan
     from actorwork.streams.outbox import Outbox
 
+_BARE: Final = 3
+"""The length of a token without held keys, a claim among them."""
 _GIVE_UP_AFTER: Final = 5
 _ANSWERED: Final = 4
 """How many values the scripts return."""
@@ -207,6 +209,11 @@ def _add_other(
     published: Sequence[Envelope],
     outbox: Outbox | None,
 ) -> None:
+    if type(settlement) is Ack:
+        of_step = _step_args(in_flight, delivery, settlement, published)
+        if of_step is not None:
+            args += of_step
+            return
     outcome: Outcome | None = None
     extras: tuple[str | int | bytes, ...] = ()
     change: StateChange | None = None
@@ -256,6 +263,35 @@ def _add_other(
     args += (kind, *_delivery_args(in_flight, delivery, outcome, tried), len(published))
     _add_published(args, published, in_flight.source, outbox)
     args += extras
+
+
+def _step_args(
+    in_flight: InFlightEntries, delivery: Delivery, settlement: Ack, published: Sequence[Envelope]
+) -> tuple[bytes | str | int, ...] | None:
+    """Return the settlement of a step of a run in short; None if there is more to it than what it returned."""
+    headers = delivery.headers
+    flow = headers.get(FLOW) if headers else None
+    if (
+        not isinstance(flow, str)
+        or '"' in flow
+        or published
+        or RESULT_TTL in headers
+        or REPLY_TO in headers
+        or settlement.starts
+        or settlement.continues is not None
+        or settlement.expands is not None
+        or settlement.state is not None
+        or len(delivery.token) == _BARE  # An entry of another producer, which names a run.
+    ):
+        return None
+    entry, count, _, (key, unique, claim) = delivery.token
+    life = in_flight.lives.get(entry)
+    if key or unique or (life is not None and life.progress is not None):
+        return None
+    result = b"null" if settlement.result is None else settlement.result
+    actor = in_flight.subscription.actor
+    received, started = ("", "") if life is None else life.times()
+    return "step", entry, count, delivery.id, claim, flow, result, delivery.attempt, received, started, actor
 
 
 def _delivery_args(

@@ -39,7 +39,7 @@ from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
 _PLAIN_AT_ONCE: Final = 1000
-_OTHERS_AT_ONCE: Final = 200
+OTHERS_AT_ONCE: Final = 200
 _PUBLISHED_AT_ONCE: Final = 1000
 _BARE: Final = 3
 """The length of a token without held keys: the delivery has neither a key nor a unique key."""
@@ -119,7 +119,10 @@ class Settler:
             return
         in_flight.begun += 1
         if delivery.headers and not MARKS.isdisjoint(delivery.headers) and is_result_wanted(delivery.headers):
-            _refuse_address(self._emit, delivery, settlement)
+            if REPLY_TO in delivery.headers:
+                _refuse_address(self._emit, delivery, settlement)
+            if type(settlement) is not PublishOnly:
+                self.notes.settled(delivery)
             in_flight.others.append((delivery, settlement, published))
         elif (settlement is ACK or _is_no_more(settlement)) and not published and len(delivery.token) == _BARE:
             in_flight.plain.append(delivery)
@@ -178,6 +181,7 @@ class Settler:
                 began = 0.0 if self._meter is None else trio.current_time()
                 plain, others = _batch_from(in_flight, limit=1 if alone > 0 else _PLAIN_AT_ONCE)
                 in_flight.number += 1
+                in_flight.lag.settling = len(others)
                 again: list[Item] = []
                 try:
                     again = await self._flush(in_flight, plain, others)
@@ -187,19 +191,25 @@ class Settler:
                         in_flight.plain[:0] = plain
                         in_flight.others[:0] = others
                         alone = size
+                        in_flight.lag.is_refused = True
                         continue
                     self._abandon(in_flight, plain, others, refusal)
                 if self._meter is not None:
                     self._meter.settled_batch(len(plain) + len(others) - len(again), trio.current_time() - began)
                 alone = max(0, alone - 1)
                 in_flight.done += len(plain) + len(others) - len(again)
+                in_flight.lag.settling = 0
+                in_flight.lag.is_refused = bool(again) or alone > 0
+                in_flight.lag.on_settled()
                 self._waiters.unpark_all()
                 # Those that others do not wait for go on meanwhile: a batch with any of them is followed by the next.
                 in_vain = in_vain + 1 if len(again) == len(plain) + len(others) else 0
                 if in_vain:
                     await trio.sleep(pause_after(in_vain))
         finally:
-            in_flight.is_flushing = False
+            in_flight.is_flushing = in_flight.lag.is_refused = False
+            in_flight.lag.settling = 0
+            in_flight.lag.on_settled()
             self._active.discard(in_flight)
 
     async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Item]:
@@ -250,6 +260,10 @@ class Settler:
             delivery, settlement, _ = item
             problem = problems.get(which)
             is_fenced = which in lost
+            if problem is None and not is_fenced and type(settlement) is Ack:
+                in_flight.release(delivery)
+                self._counters.settled += 1
+                continue
             if problem is not None:
                 if problem.startswith(_STALE):
                     self._hand_back(in_flight, delivery, settlement, int(problem.removeprefix(_STALE)))
@@ -458,7 +472,7 @@ def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Deliver
     others: list[Item] = []
     if in_flight.others and not (limit == 1 and plain):
         published = 0
-        for item in in_flight.others[: min(limit, _OTHERS_AT_ONCE)]:
+        for item in in_flight.others[: min(limit, OTHERS_AT_ONCE)]:
             published += len(item[2])
             if (others and published > _PUBLISHED_AT_ONCE) or type(item[1]) is Together:
                 break

@@ -21,6 +21,7 @@ from actorwork.message import Delivery, Priority
 from actorwork.policy.settlement import Fail, Reject
 from actorwork.streams import entries
 from actorwork.streams.in_flight import Counters, InFlightEntries
+from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import SourceKeys
 from actorwork.streams.settler import Settler
 from actorwork.streams.transport.client import RedisClient
@@ -67,8 +68,8 @@ class SourceSet:
         self._keys = {source: SourceKeys.of(source) for source in sources}
         self._client = client
         self._settler = settler
-        self.isolation = settler.isolation
         self._room = trio.Event()
+        self._waits_for_server = False
         self.begin(incarnation)
 
     def __repr__(self) -> str:
@@ -77,6 +78,10 @@ class SourceSet:
     @property
     def group(self) -> str:
         return self.subscription.group
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._settler.isolation
 
     @property
     def sink(self) -> DeliverySink:
@@ -96,6 +101,7 @@ class SourceSet:
         known = known or [(source, Priority.NORMAL) for source in self.names]
         made = (self._new_in_flight(source, level) for source, level in known)
         self.by_stream = {in_flight.stream.encode(): in_flight for in_flight in made}
+        self._room.set()  # The reader may wait for settlements that are refused now.
 
     def learn(self, found: Mapping[str, Iterable[bytes]]) -> None:
         """Read the priority levels that sources turn out to have, from now on."""
@@ -148,7 +154,7 @@ class SourceSet:
         return max(0, self.sink.credit(urgent=True) if level < Priority.NORMAL else self.sink.credit())
 
     def _new_in_flight(self, source: str, level: Priority) -> InFlightEntries:
-        return InFlightEntries(
+        made = InFlightEntries(
             self.subscription,
             self._keys[source],
             level,
@@ -157,6 +163,12 @@ class SourceSet:
             self._unreadable,
             self.isolation,
         )
+        made.lag.on_settled = self._settled
+        return made
+
+    def _settled(self) -> None:
+        if self._waits_for_server:
+            self._room.set()
 
     def give_up(self) -> None:
         """Refuse all settlements that are still queued: this incarnation ends."""
@@ -180,6 +192,19 @@ class SourceSet:
             self.interrupt_reader()
         if self.has_more and not self.isolation.is_closed:
             self.maintain_within(0)
+
+    def backlog(self) -> int:
+        """Return how many settlements wait for the server, of the stream of which most do."""
+        return max(in_flight.backlog for in_flight in self.by_stream.values())
+
+    async def wait_settled(self) -> None:
+        """Wait until the server may have caught up with the settlements."""
+        self._room = trio.Event()
+        self._waits_for_server = True
+        try:
+            await self._room.wait()
+        finally:
+            self._waits_for_server = False
 
     async def wait_room(self) -> None:
         """Wait until the sink may have room."""

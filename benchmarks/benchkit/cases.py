@@ -42,10 +42,10 @@ def enqueue(trial: Trial) -> Figures:
     }
 
 
-def drain_preloaded(trial: Trial, task: str) -> Figures:
+def drain_preloaded(trial: Trial, operation: str = "batch", **arguments: Any) -> Figures:
     """Preload the jobs, start the workers, and measure from the first job's start to the last job's end."""
     n, recorder = trial.n, trial.recorder
-    preload = trial.client("batch", n=n, task=task)
+    preload = trial.client(operation, n=n, **arguments)
     loaded = trial.redis.info()["used_memory"] / 1e6
     trial.redis.command("CONFIG", "RESETSTAT")
     i0, (busy0, steal0) = trial.redis.info(), procfs.machine_cpu()
@@ -89,11 +89,16 @@ def drain_preloaded(trial: Trial, task: str) -> Figures:
 
 
 def drain(trial: Trial) -> Figures:
-    return drain_preloaded(trial, "noop")
+    return drain_preloaded(trial, task="noop")
+
+
+def members(trial: Trial) -> Figures:
+    """As `drain`, of the members of one group that was started before."""
+    return drain_preloaded(trial, "start_group")
 
 
 def io(trial: Trial) -> Figures:
-    figures = drain_preloaded(trial, "io")
+    figures = drain_preloaded(trial, task="io")
     starts = [(moment, 1) for moment in trial.recorder.t_start[: trial.n]]
     ends = [(moment, -1) for moment in trial.recorder.t_done[: trial.n]]
     running = peak = 0
@@ -256,6 +261,7 @@ def chord(trial: Trial) -> Figures:
 RUN: dict[str, Callable[[Trial], Figures]] = {
     "enqueue": enqueue,
     "submit": submit,
+    "members": members,
     "group": group,
     "chord": chord,
     "drain": drain,

@@ -155,6 +155,13 @@ async def op_submit(client: Any, *, n: int) -> dict[str, Any]:
     return watch.read(n)
 
 
+async def op_start_group(client: Any, *, n: int) -> dict[str, Any]:
+    payloads = [payload(i) for i in range(n)]
+    watch = Stopwatch()
+    await maybe(client.start_group(payloads))
+    return watch.read(n)
+
+
 async def op_group(client: Any, *, n: int) -> dict[str, Any]:
     payloads = [payload(i) for i in range(n)]
     watch = Stopwatch()
@@ -179,6 +186,7 @@ OPERATIONS = {
     "paced": op_paced,
     "submit": op_submit,
     "rpc": op_rpc,
+    "start_group": op_start_group,
     "group": op_group,
     "chord": op_chord,
 }

@@ -55,7 +55,7 @@ SIDE = {
 """Variants that only explain another one: not run unless named (or with `--peers all`), and never repeated."""
 
 OURS = [name for name in PEERS if name.startswith("actorwork")]
-CASES = ["enqueue", "submit", "drain", "drain2", "latency", "io", "rpc", "group", "chord", "cold", "crash"]
+CASES = ["enqueue", "submit", "drain", "drain2", "latency", "io", "rpc", "members", "group", "chord", "cold", "crash"]
 JOBS = {
     "enqueue": 20000,
     "submit": 10000,
@@ -64,6 +64,7 @@ JOBS = {
     "latency": 500,
     "io": 2000,
     "rpc": 500,
+    "members": 20000,
     "group": 5000,
     "chord": 1000,
     "cold": 1,
@@ -79,6 +80,7 @@ LIMIT = {
     "latency": 60,
     "io": 120,
     "rpc": 200,
+    "members": 240,
     "group": 120,
     "chord": 120,
     "cold": 60,

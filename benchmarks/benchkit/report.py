@@ -43,6 +43,9 @@ COLUMNS = [
     Column("io s (ideal)", "io", "s", 2),
     Column("rpc p50", "rpc", "p50_ms", 2),
     Column("p99 ms", "rpc", "p99_ms", 2),
+    Column("members/s", "members", "rate"),
+    Column("CPU s/1k", "members", "worker_cpu_s_per_1000", 3),
+    Column("Redis CPU s/1k", "members", "redis_cpu_s_per_1000", 3),
     Column("group/s", "group", "rate"),
     Column("group all s", "group", "all_s", 2),
     Column("chord start s", "chord", "start_s", 2),
@@ -169,7 +172,7 @@ GOALS = [
     Goal(
         "members of a group",
         "actorwork",
-        "group",
+        "members",
         "rate",
         0.5,
         "/s",

@@ -113,7 +113,7 @@ ACTOR: type[Actor] = {"actorwork-noop": Untyped, "actorwork-kwargs": Keywords}.g
 MESSAGES: dict[str, type[Mark]] = {"noop": Noop, "io": Io, "crash": Crash, "echo": Echo}
 
 
-TYPED_ONLY = ["io", "rpc", "crash", "submit", "group", "chord"]
+TYPED_ONLY = ["io", "rpc", "crash", "submit", "members", "group", "chord"]
 
 
 def members(ps: list[dict[str, Any]]) -> list[Step[int]]:
@@ -163,6 +163,9 @@ class Client:
 
     async def submit(self, p: dict[str, Any]) -> None:
         await self.ref.submit(self.message("echo", p))
+
+    async def start_group(self, ps: list[dict[str, Any]]) -> None:
+        await self.client.start(Flow(group(members(ps))))
 
     async def group(self, ps: list[dict[str, Any]]) -> list[int]:
         return await (await self.client.start(Flow(group(members(ps))))).result(timeout=100)

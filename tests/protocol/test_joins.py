@@ -427,15 +427,7 @@ def mutants(all_of_them: Mapping[str, object]) -> list[Any]:
 
 Change: TypeAlias = "tuple[str, str]"
 """A piece of the text of scripts, and what is put in its place: in every script that has it."""
-OF_A_STEP = "(known[1] == '1' or known[1] == '3') and id_of(r, step, known[2]) == noted.id"
-HAS_ENDED = "if not OPEN[r.status] or state == 2 then"
-COUNT_AGAIN = f"""
-  if OPEN[r.status] and state == 2 then
-    for _, number in ipairs(spread(r, step, ended)) do
-      send(r, number)
-    end
-  end
-  {HAS_ENDED}"""
+OF_A_STEP = "(state == '1' or state == '3') and id_of(r, steps[i], known[2 * (i - first) + 2]) == ids[i]"
 REFUSED = "fenced[#fenced + 1] = which"
 SENT = "local place = send_message(r, plan,"
 RELEASED = "'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID')"
@@ -450,8 +442,8 @@ END_OF_STEP = """
       end
     end"""
 LUA: dict[str, Sequence[Change]] = {
-    "ends that are counted, and have no names": [(OF_A_STEP, "known[1]"), (HAS_ENDED, COUNT_AGAIN)],
-    "a join that is not in the settling script": [("join_all()\nlocal answer = {", "local answer = {")],
+    "ends that are counted, and have no names": [(OF_A_STEP, "state")],
+    "a join that is not in the settling script": [("join_all()\nentities.list(", "entities.list(")],
     "a retry that counts": [("outcome = '' -- Only of a message that is lost.", "")],
     "a cancelled member that does not count": [("join_all()\nreturn count > 0", "return count > 0")],
     "a zombie whose end counts": [
@@ -460,9 +452,10 @@ LUA: dict[str, Sequence[Change]] = {
     "a body that is sent twice": [(SENT, f"send_message(r, plan, id_of(r, step)) {SENT}")],
     "inputs in the order of their arrival": [("text[#text + 1] = '['", f"{BY_ARRIVAL} text[#text + 1] = '['")],
     "a release that counts": [(RELEASED, f"{RELEASED} {END_OF_STEP}")],
-    "needs that are lost": [("HINCRBY', r.state, 'n' .. dependent, -1)", "HINCRBY', r.state, 'n' .. dependent, 0)")],
+    "needs that are lost": [("'n' .. waits[1], -ended[waits[1]])", "'n' .. waits[1], 0)")],
     "a burial that ends no step": [(BURIED, f"{BURIED} ended_steps[#ended_steps] = nil")],
-    "values that were read": [("step, ended.value)", "step, cjson.encode(cjson.decode(ended.value)))")],
+    "values that were read": [("= step, returned[i]", "= step, cjson.encode(cjson.decode(returned[i]))")],
+    "needs of several that end together, counted as one": [("+ count", "+ 1")],
     "a pause that holds nothing back": [("return r.status == 'STARTED' or r.status == 'HELD'", "return true")],
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from actorwork.message import Delivery, Envelope, Failure, Outcome, Priority, Unique
+from actorwork.message import FLOW, Delivery, Envelope, Failure, Outcome, Priority, Unique
 from actorwork.streams import entries, keys
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -83,6 +83,26 @@ def test_one_header_is_read_as_all_others_are(name: str, value: str, more: str):
         entries.delivery_from("s", "g", b"1-1", [*first, *rest], ()) for rest in (kind + headers, headers + kind)
     )
     assert short == long
+
+
+@given(TEXTS.filter(bool), st.binary(), TEXTS, TEXTS, st.text(st.sampled_from(["a", "/", '"', "\\", "}", ",", "ä"])))
+def test_a_step_of_a_run_is_read_alike_in_whatever_order_its_fields_are(
+    message_id: str, data: bytes, kind: str, claim: str, flow: str
+):
+    written: dict[str, str | bytes] = {
+        "id": message_id,
+        "data": data,
+        "headers": json.dumps({FLOW: flow}),
+        "claim": claim,
+        "type": kind,
+    }
+    as_usual = as_redis_sends([part for pair in written.items() for part in pair])
+    turned = as_redis_sends([part for name in reversed(written) for part in (name, written[name])])
+    made = entries.delivery_from("orders", "g", b"1-1", as_usual, (b"1-1", 1))
+    assert isinstance(made, Delivery)
+    assert made == entries.delivery_from("orders", "g", b"1-1", turned, (b"1-1", 1))
+    assert made.headers == {FLOW: flow}
+    assert entries.claim_in((b"1-1", 1, None, *made.token[2:])) == claim
 
 
 @pytest.mark.parametrize(("group", "is_ours"), [(b"g", True), (b"other", False)])

@@ -1,8 +1,12 @@
 """The list of a source's newest tracked messages stays within its bound, whatever its users may do."""
 
+from collections.abc import Sequence
+
 from actorwork.events import Event
-from actorwork.message import RESULT_TTL, Envelope, MessageIds
+from actorwork.message import RESULT_TTL, Delivery, Envelope, MessageIds
+from actorwork.policy.settlement import Ack
 from actorwork.streams.broker import RedisBroker, open_broker
+from actorwork.testing.conformance.fake_consumer import FakeConsumer
 from actorwork.testing.redis_server import open_redis_server
 
 TRACKED = "actorwork:{orders}:tracked"
@@ -39,3 +43,32 @@ async def test_who_may_not_shorten_the_list_does_not_let_it_grow_without_end():
             keyed = [Envelope("orders", f"k{number}", b"1", headers={RESULT_TTL: 60.0}, key="k") for number in range(9)]
             assert await broker.publish(keyed) == 9
             assert await broker.client.call("ZCARD", TRACKED) <= 6 + 9
+
+
+class Hasty(FakeConsumer):
+    """Settles what it is offered at once, and counts how much of it the server has not settled by the next offer."""
+
+    def __init__(self) -> None:
+        super().__init__("hasty", ["orders"], room=100_000, max_crashes=3)
+        self.sizes: list[int] = []
+        self.behind: list[int] = []
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        in_flight = deliveries[0].token[2]
+        self.sizes.append(len(deliveries))
+        self.behind.append(in_flight.begun - in_flight.done)
+        super().offer(deliveries)
+        for delivery in deliveries:
+            self.node.settle(self.subscription, delivery, Ack(b"1"))
+
+
+async def test_a_node_that_is_faster_than_its_server_does_not_read_on_ahead_of_it(redis_url: str):
+    async with open_broker(redis_url, emit=ignore) as broker:
+        await submit(broker, 2_500)
+        hasty = Hasty()
+        async with broker.open_node([hasty.subscription], lease=60.0, emit=hasty.emit) as hasty.node:
+            await hasty.wait(lambda: hasty.offered == 2_500, "all of them")
+            await hasty.node.wait_settled()
+        assert max(hasty.behind) <= 400
+        assert max(hasty.sizes[1:]) <= 1000, "one read brings no more, however much room there is"
+        assert sum(size > 400 for size, behind in zip(hasty.sizes, hasty.behind, strict=True) if behind) == 0

@@ -24,7 +24,7 @@ from actorwork.streams.transport.slots import key_slot
 from actorwork.testing import open_test_system
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
 from actorwork.testing.redis_server import RedisServer
-from actorwork.workflows import Flow, Status, Step, chain, chord, group, step
+from actorwork.workflows import Flow, Status, Step, chain, chord, group, signal, step
 from tests.workflows.conftest import OpenStage, Stage
 from tests.workflows.shop import Alarm, Calculator, Clerk, Flaky, Note, Square, Sum, Text
 from tests.workflows.test_runs import squares, text_of, until
@@ -93,6 +93,46 @@ async def test_two_members_that_fail_on_two_nodes_at_once_ring_one_alarm_that_na
         await stage.client.ref(Clerk).tell(Note("after"))
         assert given(await clerk.take_one()) == {"text": "after"}
         assert await run.status() is Status.FAILURE
+
+
+async def test_members_of_several_runs_that_are_settled_at_once_join_each_its_own_run(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        for run in ("a", "b", "c"):
+            await stage.client.start(chord(squares(*range(5)), Calculator, Sum), id=run)
+        taken = sorted(await hands.take(15), key=lambda delivery: (step_of(delivery), delivery.id), reverse=True)
+        for delivery in taken:  # One of `b` fails amid the others, of which some are of its run.
+            fails = delivery.id == "b/2"
+            answer = Ack(b"%d" % (step_of(delivery) + ord(delivery.id[0])))
+            hands.node.settle(hands.subscription, delivery, Fail(FAILURE) if fails else answer)
+        await hands.node.wait_settled()
+        bodies = sorted(await hands.take(2), key=lambda delivery: delivery.id)
+        assert [body.id for body in bodies] == ["a/5", "c/5"]
+        assert [given(body)["numbers"] for body in bodies] == [[ord(run) + n for n in range(5)] for run in "ac"]
+        assert await stage.client.run("b").status() is Status.FAILURE
+        kinds = [one.end and one.end.kind for one in await stage.client.run("b").steps()]
+        assert kinds == ["done", "done", "failed", "done", "done", "cancelled"]
+        for run, body in zip("ac", bodies, strict=True):
+            hands.node.settle(hands.subscription, body, Ack(b"%d" % ord(run)))
+        await hands.node.wait_settled()
+        assert [await stage.client.run(run).result() for run in "ac"] == [ord("a"), ord("c")]
+
+
+async def test_steps_settled_at_once_release_what_waits_for_several_of_them_once(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        members: list[Step[int]] = squares(1, 2, 3)
+        both = step(Calculator, Sum(group(members[:2]).results), name="both")
+        late = step(Calculator, Sum(group(members[1:]).results), name="late", after=[signal("go", str)])
+        run = await stage.client.start(Flow(group([both, late]), title="shared"), id="shared")
+        assert await run.signal("go", "now")
+        for delivery in await take_steps(hands, 3):
+            hands.node.settle(hands.subscription, delivery, Ack(b"%d" % given(delivery)["number"]))
+        await hands.node.wait_settled()
+        released = await hands.take(2)
+        assert sorted(given(delivery)["numbers"] for delivery in released) == [[1, 2], [2, 3]]
+        for delivery in released:
+            hands.node.settle(hands.subscription, delivery, Ack(b"%d" % sum(given(delivery)["numbers"])))
+        await hands.node.wait_settled()
+        assert await run.result() == [3, 5]
 
 
 @pytest.mark.parametrize("settlement", [Fail(FAILURE), Reject(FAILURE)], ids=["failed", "rejected"])

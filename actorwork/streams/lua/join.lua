@@ -57,12 +57,24 @@ local function needs_of_start()
   return { { 'SET', 'actorwork:flow:', '' }, { 'SADD', 'actorwork:flows', '' } }
 end
 
-local function lacks_join(flow)
-  local home = string.match(flow, '^([^/]+)/')
-  if home and away.is(home) then
-    return away.lacks()
+-- Where a step belongs, from the header of its message: `<home>/<run>`, and its number as text.
+local function step_in(flow)
+  return string.match(flow, '^(.+)/(%d+)$')
+end
+
+local joins = {} -- By runs: what is lacking to join there, or false.
+
+-- `of`: `<home>/<run>`, or the whole header of a step.
+local function lacks_join(of)
+  if joins[of] == nil then
+    local home = string.match(of, '^([^/]+)/')
+    if home and away.is(home) then
+      joins[of] = away.lacks()
+    else
+      joins[of] = home and lacks('join in ' .. home, needs_of_join, home) or false
+    end
   end
-  return home and lacks('join in ' .. home, needs_of_join, home)
+  return joins[of]
 end
 
 local runs = {} -- Those that this script has looked at.
@@ -81,6 +93,20 @@ local function run_at(home, run)
     }
   end
   return runs[at]
+end
+
+local found_runs = {} -- The same, by `<home>/<run>`.
+
+-- The run of that home; or nil and the home, if that is in another slot.
+local function run_of(of)
+  if not found_runs[of] then
+    local home, run = string.match(of, '^([^/]+)/([^/]+)$')
+    if home and away.is(home) then
+      return nil, home
+    end
+    found_runs[of] = home and run_at(home, run) or nil
+  end
+  return found_runs[of]
 end
 
 -- Tells those who watch a run that something in it changes, once in a script: it is told when the script is over.
@@ -241,13 +267,16 @@ local function fetch(key, numbers, found)
 end
 
 local function text_of(r, template)
+  if #template == 1 and type(template[1]) == 'string' then
+    return template[1]
+  end
   local wanted, text = {}, {}
   gather(r, template, wanted)
   fill(r, template, text, fetch(r.at .. ':ends', wanted, {}), fetch(r.at .. ':values', wanted, {}))
   return table.concat(text)
 end
 
-local function write_message(r, plan, id)
+local function write_message(r, plan, id, sent, unlisted)
   local prefix = 'actorwork:{' .. plan.source .. '}:'
   local claim = step_claim(r.secret, id)
   local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', claim }
@@ -274,18 +303,20 @@ local function write_message(r, plan, id)
     hold_back(prefix, id, at, rest, fields)
     place = '~' .. id
   else
-    place = enter(prefix, id, fields)
+    -- Without a key it waits for no other message; its place is noted by the caller.
+    place = plan.key and enter(prefix, id, fields, true) or not plan.key and enter_now(prefix, plan.priority, fields) or nil
   end
   if place then
-    lives.begin(prefix, id, claim, r.ttl, whole(now_ms()), place)
+    lives.begin(prefix, id, claim, r.ttl, sent or whole(now_ms()), place, 0, unlisted)
   end
   return place
 end
 
 -- Sends the message of a step; returns its place, or nil if the source cannot take it. An error (a right to its keys that is
--- lacking, a key of another type) must not end the script: its caller has settled the member that released the step.
-local function send_message(r, plan, id)
-  local good, place = pcall(write_message, r, plan, id)
+-- lacking, a key of another type) must not end the script: its caller has settled the member that released the step. `sent` is
+-- the time, if the caller knows it; for `unlisted` see state.lua.
+local function send_message(r, plan, id, sent, unlisted)
+  local good, place = pcall(write_message, r, plan, id, sent, unlisted)
   return good and place or nil
 end
 
@@ -293,38 +324,80 @@ end
 
 local end_step -- below: a signal that has come already ends its step while it is sent
 
-local function send(r, step)
-  local plan = plan_of(r, step)
-  if plan.kind == 'signal' or plan.kind == 'nap' then
-    redis.call('HSET', r.state, 's' .. step, 1)
-    redis.call('ZREM', r.ready, step)
-    if plan.seconds then
-      wake(r, step, now_ms() + plan.seconds)
-    end
-    if plan.kind == 'signal' then
-      local value = redis.call('HGET', r.at .. ':signals', plan.name)
-      if value then
-        end_step(r, step, 1, { how = 'done', value = value })
-      else
-        redis.call('SADD', r.at .. ':asking', step)
-        tell_run(r)
-      end
-    end
-    return true
-  end
-  local place = send_message(r, plan, id_of(r, step, attempt_of(r, step)))
-  if not place then
-    redis.call('ZADD', r.ready, PARKED + step, step)
-    wake(r, step, now_ms() + TRY_AGAIN_MS)
-    return false
-  end
-  redis.call('HSET', r.state, 's' .. step, 1, 'p' .. step, place)
-  redis.call('ZREM', r.ready, step)
-  return true
-end
-
 local function is_sending(r)
   return r.status == 'STARTED' or r.status == 'HELD'
+end
+
+local function begin_waiting(r, step, plan)
+  redis.call('HSET', r.state, 's' .. step, 1)
+  redis.call('ZREM', r.ready, step)
+  if plan.seconds then
+    wake(r, step, now_ms() + plan.seconds)
+  end
+  if plan.kind == 'signal' then
+    local value = redis.call('HGET', r.at .. ':signals', plan.name)
+    if value then
+      end_step(r, step, 1, { how = 'done', value = value })
+    else
+      redis.call('SADD', r.at .. ':asking', step)
+      tell_run(r)
+    end
+  end
+end
+
+-- Sends steps that have all they need, no more than SENT_AT_ONCE; leaves out those that were sent before, or have ended. What
+-- is read and written of many is read and written by one command: a call costs a script more than most commands do.
+--
+-- A signal that has come already ends its step while it is sent. What follows may end other steps of these, and the run: what
+-- was sent before is noted first, and what comes after is looked at again.
+local function send_all(r, steps)
+  local asked = {}
+  for i, step in ipairs(steps) do
+    asked[2 * i - 1], asked[2 * i] = 's' .. step, 'a' .. step
+  end
+  local plans, known = fetch(r.at .. ':steps', steps, {}), fetch(r.state, asked, {})
+  local sent, is_stale = whole(now_ms()), false
+  local states, gone, unlisted = {}, {}, {}
+
+  local function write()
+    for first = 1, #states, CHUNK do
+      redis.call('HSET', r.state, unpack(states, first, math.min(first + CHUNK - 1, #states)))
+    end
+    for first = 1, #gone, CHUNK do
+      redis.call('ZREM', r.ready, unpack(gone, first, math.min(first + CHUNK - 1, #gone)))
+    end
+    for prefix, ids in pairs(unlisted) do
+      if #ids > 0 then
+        lives.list(prefix, sent, ids)
+      end
+    end
+    states, gone, unlisted = {}, {}, {}
+  end
+
+  for _, step in ipairs(steps) do
+    local state = is_stale and redis.call('HGET', r.state, 's' .. step) or known['s' .. step]
+    if is_sending(r) and (state or '0') == '0' then
+      local plan = cjson.decode(plans[step])
+      if plan.kind == 'signal' or plan.kind == 'nap' then
+        write()
+        is_stale = true
+        begin_waiting(r, tonumber(step), plan)
+      else
+        local prefix = 'actorwork:{' .. plan.source .. '}:'
+        unlisted[prefix] = unlisted[prefix] or {}
+        local place = send_message(r, plan, id_of(r, step, known['a' .. step]), sent, unlisted[prefix])
+        if place then
+          local n = #states
+          states[n + 1], states[n + 2], states[n + 3], states[n + 4] = 's' .. step, '1', 'p' .. step, place
+          gone[#gone + 1] = step
+        else
+          redis.call('ZADD', r.ready, PARKED + step, step)
+          wake(r, step, now_ms() + TRY_AGAIN_MS)
+        end
+      end
+    end
+  end
+  write()
 end
 
 local function send_ready(r)
@@ -332,12 +405,7 @@ local function send_ready(r)
     return
   end
   local steps = redis.call('ZRANGEBYSCORE', r.ready, '-inf', PARKED - 1, 'LIMIT', 0, SENT_AT_ONCE)
-  for _, step in ipairs(steps) do
-    -- A signal that has come already ends its step while it is sent, and the run may be over by then.
-    if is_sending(r) and state_of(r, step) == 0 then
-      send(r, tonumber(step))
-    end
-  end
+  send_all(r, steps)
   if #steps == SENT_AT_ONCE then
     wake(r, 'more', now_ms())
   end
@@ -372,6 +440,17 @@ local function said(ended)
   return verbs[ended.how] or 'was ' .. ended.how
 end
 
+local function note_ready(r, steps)
+  for first = 1, #steps, CHUNK do
+    local scored = {}
+    for i = first, math.min(first + CHUNK - 1, #steps) do
+      scored[#scored + 1] = steps[i]
+      scored[#scored + 1] = steps[i]
+    end
+    redis.call('ZADD', r.ready, unpack(scored))
+  end
+end
+
 -- Cancels what needs the result of a step that has none, and counts the needs of the others down. Returns those that have all
 -- they need now.
 local function spread(r, first, how)
@@ -400,14 +479,7 @@ local function spread(r, first, how)
       end
     end
   end
-  for i = 1, #ready, CHUNK do
-    local pairs_of_them = {}
-    for k = i, math.min(i + CHUNK - 1, #ready) do
-      pairs_of_them[#pairs_of_them + 1] = ready[k]
-      pairs_of_them[#pairs_of_them + 1] = ready[k]
-    end
-    redis.call('ZADD', r.ready, unpack(pairs_of_them))
-  end
+  note_ready(r, ready)
   return ready
 end
 
@@ -527,6 +599,24 @@ local function continue(r)
   end
 end
 
+-- What follows after ends were counted: `ready` are the steps that have all they need now.
+local function go_on(r, ready)
+  if r.status == 'HELD' then
+    continue(r)
+  end
+  if r.open <= 0 then
+    finish(r, redis.call('EXISTS', r.at .. ':fails') == 1 and 'FAILURE' or 'SUCCESS')
+  elseif is_sending(r) then
+    if #ready > SENT_AT_ONCE then
+      ready = { unpack(ready, 1, SENT_AT_ONCE) }
+      wake(r, 'more', now_ms())
+    end
+    if #ready > 0 then
+      send_all(r, ready)
+    end
+  end
+end
+
 -- `state` is that of the step, which the caller has read.
 function end_step(r, step, state, ended)
   if not OPEN[r.status] or state == 2 then
@@ -549,40 +639,100 @@ function end_step(r, step, state, ended)
   if ended.how == 'done' and redis.call('HEXISTS', r.at .. ':undoes', step) == 1 then
     redis.call('RPUSH', r.at .. ':undo', step)
   end
-  local ready = spread(r, step, ended)
-  if r.status == 'HELD' then
-    continue(r)
+  go_on(r, spread(r, step, ended))
+  return true
+end
+
+-- The same for steps that were sent and are done, in the order of their ends: their numbers as text, and what they returned. As
+-- none of them cancels or holds anything, all is counted at once.
+local function end_done(r, numbers, returned)
+  tell_run(r)
+  local states, values = {}, {}
+  for i, step in ipairs(numbers) do
+    states[2 * i - 1], states[2 * i] = 's' .. step, '2'
+    values[2 * i - 1], values[2 * i] = step, returned[i]
   end
-  if r.open > 0 then
-    for i, number in ipairs(ready) do
-      if i > SENT_AT_ONCE then
-        wake(r, 'more', now_ms())
-        break
-      elseif is_sending(r) then
-        send(r, number)
+  for first = 1, #states, CHUNK do
+    local last = math.min(first + CHUNK - 1, #states)
+    redis.call('HSET', r.state, unpack(states, first, last))
+    redis.call('HSET', r.at .. ':values', unpack(values, first, last))
+  end
+  r.open = redis.call('HINCRBY', r.at, 'open', -#numbers)
+  if redis.call('EXISTS', r.at .. ':undoes') == 1 then
+    for _, step in ipairs(numbers) do
+      if redis.call('HEXISTS', r.at .. ':undoes', step) == 1 then
+        redis.call('RPUSH', r.at .. ':undo', step)
       end
     end
-  else
-    finish(r, redis.call('EXISTS', r.at .. ':fails') == 1 and 'FAILURE' or 'SUCCESS')
   end
-  return true
+  -- Members of a group are waited for by the same steps, in the same words.
+  local times, last_of, position = {}, {}, 0
+  for first = 1, #numbers, CHUNK do
+    local last = math.min(first + CHUNK - 1, #numbers)
+    for _, text in ipairs(redis.call('HMGET', r.at .. ':next', unpack(numbers, first, last))) do
+      position = position + 1
+      if text then
+        times[text] = (times[text] or 0) + 1
+        last_of[text] = position
+      end
+    end
+  end
+  local ended, turn, dependents = {}, {}, {}
+  for text, count in pairs(times) do
+    decoded[text] = decoded[text] or cjson.decode(text)
+    for i, waits in ipairs(decoded[text]) do
+      local dependent = waits[1]
+      if not ended[dependent] then
+        dependents[#dependents + 1] = { dependent }
+      end
+      ended[dependent] = (ended[dependent] or 0) + count
+      turn[dependent] = math.max(turn[dependent] or 0, last_of[text] * RESULT + i)
+    end
+  end
+  -- In the order in which they lose their last need here.
+  table.sort(dependents, function(a, b) return turn[a[1]] < turn[b[1]] end)
+  local of_them, ready = states_of(r, dependents), {}
+  for i, waits in ipairs(dependents) do
+    if of_them[i] ~= '2' then
+      local left = redis.call('HINCRBY', r.state, 'n' .. waits[1], -ended[waits[1]])
+      if left == 0 and waits[1] ~= RESULT then
+        ready[#ready + 1] = waits[1]
+      end
+    end
+  end
+  note_ready(r, ready)
+  go_on(r, ready)
 end
 
 -- Adds the steps of a new run, or a page of them.
 local function add_steps(at, new)
+  local steps, state, ready, waiting = {}, {}, {}, {}
+  local function add(to, name, value)
+    local n = #to
+    to[n + 1], to[n + 2] = name, value
+  end
   for i, step in ipairs(new.steps) do
     local number = new.first + i - 1
     local needs, waits = new.needs[i], new.next[i]
-    redis.call('HSET', at .. ':steps', number, step)
+    add(steps, number, step)
     if needs > 0 then
-      redis.call('HSET', at .. ':state', 'n' .. number, needs)
+      add(state, 'n' .. number, needs)
     else
-      redis.call('ZADD', at .. ':ready', number, number)
+      add(ready, number, number)
     end
     if waits ~= '' then
-      redis.call('HSET', at .. ':next', number, waits)
+      add(waiting, number, waits)
     end
   end
+  local function write(command, key, values)
+    for first = 1, #values, CHUNK do
+      redis.call(command, key, unpack(values, first, math.min(first + CHUNK - 1, #values)))
+    end
+  end
+  write('HSET', at .. ':steps', steps)
+  write('HSET', at .. ':state', state)
+  write('ZADD', at .. ':ready', ready)
+  write('HSET', at .. ':next', waiting)
 end
 
 -- Adds steps to a run by order of the handler of one of its steps (streams/plans.py), before that step ends: as members of its
@@ -821,29 +971,92 @@ end
 
 -- Draws the conclusions from all ends that this script has noted (`store_outcome`, `reject_unread` in order.lua). What it
 -- drops and what it answers may end further steps: the list grows while it is worked off.
+--
+-- Steps that are done, as nearly all are, are joined run by run, many at once: of a batch of members each costs what is read
+-- and written of it alone, whatever else it was settled with. Any other end comes when all before it are joined.
 local function join_all()
-  local i = 1
-  while i <= #ended_steps do
-    local noted = ended_steps[i]
-    i = i + 1
-    local home, run, number = string.match(noted.flow, '^([^/]+)/([^/]+)/(%d+)$')
-    local is_away = home and away.is(home)
-    local r = home and not is_away and run_at(home, run)
-    if is_away then
-      local ended = noted.ended
-      away.act(home, 'end', noted.flow, noted.id, noted.claim or '', ended.how, ended.value or '',
-        ended.failure and cjson.encode(ended.failure) or '')
-    -- The header may have been written by a foreign producer: only a message that this run has sent counts.
-    elseif r and noted.claim == step_claim(r.secret, noted.id) then
-      local step = tonumber(number)
-      if step > RESULT then
-        undone(r, step - RESULT - 1)
-      else
-        local known = redis.call('HMGET', r.state, 's' .. step, 'a' .. step)
-        if (known[1] == '1' or known[1] == '3') and id_of(r, step, known[2]) == noted.id then
-          end_step(r, step, tonumber(known[1]), noted.ended)
+  local waiting, in_order = {}, {} -- Of each run: the steps that are done and not joined yet. Numbers are text, as Redis has them.
+
+  local function join_waiting()
+    local joined = in_order
+    waiting, in_order = {}, {}
+    for _, page in ipairs(joined) do
+      local r, steps, ids = page.r, page.steps, page.ids
+      local numbers, returned, is_held = {}, {}, false
+      for first = 1, #steps, CHUNK / 2 do
+        local last = math.min(first + CHUNK / 2 - 1, #steps)
+        local asked = {}
+        for i = first, last do
+          asked[#asked + 1] = 's' .. steps[i]
+          asked[#asked + 1] = 'a' .. steps[i]
+        end
+        local known = redis.call('HMGET', r.state, unpack(asked))
+        for i = first, last do
+          local state = known[2 * (i - first) + 1]
+          if (state == '1' or state == '3') and id_of(r, steps[i], known[2 * (i - first) + 2]) == ids[i] then
+            numbers[#numbers + 1] = steps[i]
+            returned[#returned + 1] = page.returned[i]
+            is_held = is_held or state == '3'
+          end
         end
       end
+      if not is_held and #numbers > 0 and OPEN[r.status] then
+        end_done(r, numbers, returned)
+      end
+      for i = 1, is_held and #numbers or 0 do -- A failure is taken back: one by one.
+        end_step(r, tonumber(numbers[i]), state_of(r, numbers[i]), { how = 'done', value = returned[i] })
+      end
+    end
+  end
+
+  local i = 1
+  while i <= #ended_steps or #in_order > 0 do
+    local noted = ended_steps[i]
+    if not noted then
+      join_waiting() -- It may note further ends.
+    else
+      local of, number = step_in(noted.flow)
+      local r, elsewhere
+      if of then
+        r, elsewhere = run_of(of)
+      end
+      if elsewhere then
+        local ended = noted.ended
+        away.act(elsewhere, 'end', noted.flow, noted.id, noted.claim or '', ended.how, ended.value or '',
+          ended.failure and cjson.encode(ended.failure) or '')
+      end
+      -- The header may have been written by a foreign producer: only a message that this run has sent counts.
+      if r and noted.claim == step_claim(r.secret, noted.id) then
+        local step = tonumber(number)
+        if step < RESULT and noted.ended.how == 'done' then
+          local page = waiting[r]
+          if not page then
+            page = { r = r, steps = {}, ids = {}, returned = {}, id_of = {} }
+            waiting[r] = page
+            in_order[#in_order + 1] = page
+          end
+          local before = page.id_of[number]
+          if before and before ~= noted.id then -- Of two attempts: which of them counts is known when the first is joined.
+            join_waiting()
+            i = i - 1
+          elseif not before then -- Of two ends of one message the first counts.
+            local n = #page.steps + 1
+            page.id_of[number] = noted.id
+            page.steps[n], page.ids[n], page.returned[n] = number, noted.id, noted.ended.value
+          end
+        else
+          join_waiting()
+          if step > RESULT then
+            undone(r, step - RESULT - 1)
+          else
+            local known = redis.call('HMGET', r.state, 's' .. step, 'a' .. step)
+            if (known[1] == '1' or known[1] == '3') and id_of(r, step, known[2]) == noted.id then
+              end_step(r, step, tonumber(known[1]), noted.ended)
+            end
+          end
+        end
+      end
+      i = i + 1
     end
   end
   ended_steps = {}
@@ -877,7 +1090,7 @@ local function promote_runs(home)
       local step = tonumber(what)
       local plan, state = plan_of(r, step), state_of(r, step)
       if state == 0 and is_sending(r) then
-        send(r, step)
+        send_all(r, { step })
       elseif state == 0 then
         redis.call('ZADD', r.ready, 'XX', step, step) -- It could not be sent, and is sent when the run is resumed.
       elseif plan.kind == 'nap' then

@@ -221,11 +221,20 @@ local function let_go(prefix, key, place)
   end
 end
 
+-- Adds a message without a key to the stream of its priority; returns as `enter` does.
+local function enter_now(prefix, priority, fields)
+  local level = priority and LEVELS[priority] and priority or nil
+  local id, problem = add(prefix, level, fields)
+  return id and place_at(level, id), problem
+end
+
 -- Adds a message to its stream, or puts it behind the message that has its key. Returns its place, or nil and an error.
 --
 -- A retry that was delayed has had its key all the time (its place `~<member>` is among the places of the key), so it must
 -- not queue behind messages that wait for that very key: it would wait for itself.
-local function enter(prefix, member, fields)
+--
+-- Nothing has noted the place of a message that `is_new` to this script's caller, who does.
+local function enter(prefix, member, fields, is_new)
   local named = #fields > 4 and by_name(fields) or {}
   if not named['data'] then
     named = {} -- A foreign producer's fields may happen to be called `key` or `priority`.
@@ -258,7 +267,9 @@ local function enter(prefix, member, fields)
   if filled(named['unique']) then
     note_unique(prefix, named['unique'], '~' .. member, place)
   end
-  moved(prefix, named, place)
+  if not is_new then
+    moved(prefix, named, place)
+  end
   return place
 end
 

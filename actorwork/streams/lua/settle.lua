@@ -14,6 +14,9 @@
 --         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
 --           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.
+--       kind 'step' is the ack of a step of a run that no more is asked of, as nearly all are. It has fewer values: entry id,
+--         delivery count, message id, claim, the step of the run, what it returned, attempt, when it was received and begun (ms;
+--         '' if that is not known), actor.
 --       A kind that begins with '=' ('=ack', '=start', '=expand', '=keep') also changes the state of the delivery's key: last come
 --         the seven values of entities.lua.
 --
@@ -78,13 +81,50 @@ local function needs_of_entry()
   return { { 'XADD', stream, '0-0', 'data', '' }, { 'XRANGE', stream, '0-0', '0-0' }, { 'HEXISTS', prefix .. 'waiting', '' } }
 end
 
+-- Settles the step of a run whose kind is ARGV[i]: what the loop below would do, and no more.
+local function settle_step(i)
+  local id, count, message_id, claim, flow = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+  local lacking = lacks_join(step_in(flow) or flow)
+  if settled[id] or not mine(id, count) then
+    fenced[#fenced + 1] = which
+  elseif lacking then
+    refused[#refused + 1] = which
+    refused[#refused + 1] = lacking
+  else
+    settled[id] = true
+    acked[#acked + 1] = id
+    if claim ~= '' then
+      local attempt, received, started, actor = ARGV[i + 7], ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
+      local more
+      if received == '' then -- It was noted before.
+        more = { 'attempt', attempt, 'count', count }
+      elseif started == '' then
+        more = { 'attempt', attempt, 'count', count, 'received', received, 'actor', actor, 'node', consumer }
+      else
+        more = { 'attempt', attempt, 'count', count, 'received', received, 'actor', actor, 'node', consumer, 'started', started }
+      end
+      lives.finish(prefix, message_id, claim, 'done', nil, 1, 0, more)
+    end
+    ended_steps[#ended_steps + 1] = { flow = flow, id = message_id, ended = { how = 'done', value = ARGV[i + 6] }, claim = claim }
+  end
+end
 
 local last = #ARGV
 while i <= last do
   local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  while kind == 'step' do
+    settle_step(i)
+    which = which + 1
+    i = i + 11
+    kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  end
+  if not kind then
+    break
+  end
   local key, unique = ARGV[i + 4] ~= '' and ARGV[i + 4] or nil, ARGV[i + 5] ~= '' and ARGV[i + 5] or nil
   local outcome, ttl, claim, reply_to = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], ARGV[i + 9]
   local attempt, lived = ARGV[i + 10], i + 12
+  local flow = flow_in(outcome)
   local change = string.byte(kind) == 61
   if change then
     kind = string.sub(kind, 2)
@@ -118,7 +158,7 @@ while i <= last do
     or kind == 'fail' and lacks('dead letter', needs_of_dead_letter, stream, prefix)
     or (key or unique) and lacks('leaving', needs_of_leaving, prefix)
     or ttl ~= '' and lacks('result', needs_of_result, prefix)
-    or flow_in(outcome) and lacks_join(flow_in(outcome))
+    or flow and lacks_join(flow)
     or kind == 'start' and (lacks('start', needs_of_start) or KEYS.tag and away.lacks())
     or change and lacks('entity', entities.needs, prefix, group)
   local fields = nil

@@ -26,6 +26,9 @@ local lives = {}
 do
   lives.SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
   lives.LISTED = 10000 -- As in submit.lua.
+  local lacking_at, NOTHING = {}, {}
+  local OPEN_FOR = whole(lives.SECONDS)
+  local ended_at -- The time of the first end in this script, as text: to write a number costs more than to read one.
   local RANK = { PENDING = 0, RECEIVED = 1, STARTED = 2, RETRY = 3 } -- All others are ends.
   local STATUS_OF_FAILURE = { Expired = 'EXPIRED', Cancelled = 'CANCELLED', Lost = 'FAILURE' }
 
@@ -38,33 +41,48 @@ do
   local function change(prefix, message_id, version, changes)
     local key = prefix .. 'state:' .. message_id
     changes[#changes + 1] = 'version'
-    changes[#changes + 1] = whole((tonumber(version) or 0) + 1)
+    changes[#changes + 1] = version == '1' and '2' or whole((tonumber(version) or 0) + 1)
     redis.call('HSET', key, unpack(changes))
     redis.pcall('PUBLISH', prefix .. 'watch:' .. message_id, changes[2])
   end
 
   -- Why this user may not write the lives of a source's messages; false if it may.
   function lives.lacks(prefix)
-    return lacks('state of ' .. prefix, needs, prefix)
+    if lacking_at[prefix] == nil then
+      lacking_at[prefix] = lacks('state of ' .. prefix, needs, prefix)
+    end
+    return lacking_at[prefix]
   end
 
-  -- Begins the life of a message that is kept; `ttl` in ms, `delay` in s. What was known of an earlier message with this id is
-  -- gone. Returns whether it has begun.
-  function lives.begin(prefix, message_id, claim, ttl, sent, place, delay)
-    if lives.lacks(prefix) then
-      return false
+  -- Lists messages that were sent, for people. Where an ACL forbids it they are not listed.
+  function lives.list(prefix, sent, ids)
+    local scored = {}
+    for i, id in ipairs(ids) do
+      scored[2 * i - 1], scored[2 * i] = sent, id
     end
-    local key = prefix .. 'state:' .. message_id
-    redis.call('HSET', key, 'status', 'PENDING', 'version', 1, 'claim', claim, 'ttl', ttl, 'sent', sent, 'place', place)
-    redis.call('EXPIRE', key, whole(lives.SECONDS + (delay or 0)))
-    -- Whoever lists messages finds them there. Where an ACL forbids it they are not listed.
-    redis.pcall('ZADD', prefix .. 'tracked', sent, message_id)
-    if sent % 32 == 0 then
+    redis.pcall('ZADD', prefix .. 'tracked', unpack(scored))
+    if #ids > 1 or sent % 32 == 0 then
       local trimmed = redis.pcall('ZREMRANGEBYRANK', prefix .. 'tracked', 0, -1 - lives.LISTED)
       if type(trimmed) == 'table' then
         redis.pcall('DEL', prefix .. 'tracked') -- As in submit.lua.
       end
       redis.pcall('EXPIRE', prefix .. 'tracked', lives.SECONDS)
+    end
+  end
+
+  -- Begins the life of a message that is kept; `ttl` in ms, `delay` in s. What was known of an earlier message with this id is
+  -- gone. Returns whether it has begun. A caller that begins many passes `unlisted`, which gets the id, and lists them at once.
+  function lives.begin(prefix, message_id, claim, ttl, sent, place, delay, unlisted)
+    if lives.lacks(prefix) then
+      return false
+    end
+    local key = prefix .. 'state:' .. message_id
+    redis.call('HSET', key, 'status', 'PENDING', 'version', '1', 'claim', claim, 'ttl', ttl, 'sent', sent, 'place', place)
+    redis.call('EXPIRE', key, delay and delay > 0 and whole(lives.SECONDS + delay) or OPEN_FOR)
+    if unlisted then
+      unlisted[#unlisted + 1] = message_id
+    else
+      lives.list(prefix, sent, { message_id })
     end
     return true
   end
@@ -118,9 +136,10 @@ do
     return true
   end
 
-  -- Ends a life, unless it has ended; more of it is in ARGV[first..last]. `failure` is the failure of an outcome, if it has one.
-  -- Returns whether the claim is that of the message, and the status that it had ended with before, if any.
-  function lives.finish(prefix, message_id, claim, how, failure, first, last)
+  -- Ends a life, unless it has ended; more of it is in ARGV[first..last], and in `more`: field, value, ... `failure` is the
+  -- failure of an outcome, if it has one. Returns whether the claim is that of the message, and the status that it had ended
+  -- with before, if any.
+  function lives.finish(prefix, message_id, claim, how, failure, first, last, more)
     if lives.lacks(prefix) then
       return false
     end
@@ -137,7 +156,8 @@ do
     end
     local status = how == 'done' and 'SUCCESS' or how == 'failed' and 'FAILURE'
       or failure and STATUS_OF_FAILURE[failure.type] or 'REJECTED'
-    local changes = { 'status', status, 'ended', whole(now_ms()) }
+    ended_at = ended_at or whole(now_ms())
+    local changes = { 'status', status, 'ended', ended_at, unpack(more or NOTHING) }
     for i = first, last do
       changes[#changes + 1] = ARGV[i]
     end
