@@ -334,8 +334,12 @@ class Replies(Protocol):
     address: str
     """The value for the header `REPLY_TO`."""
 
-    def expect(self, source: str, message_id: str) -> PendingOutcome:
-        """Begin to wait for a message's outcome; call it before the message is published."""
+    def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> PendingOutcome:
+        """Begin to wait for a message's outcome; call it before the message is published.
+
+        Before the Unix time `look_from` an outcome is unlikely, as that of a message which is held back: it arrives if
+        it is sent here, but a broker need not look for it again and again.
+        """
         ...
 
 

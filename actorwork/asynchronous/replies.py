@@ -39,7 +39,7 @@ class AsyncioReplies:
     def __repr__(self) -> str:
         return f"<AsyncioReplies {self.address}, {len(self._waiting)} awaited>"
 
-    def expect(self, source: str, message_id: str) -> PendingOutcome:
+    def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> PendingOutcome:
         waiting = _Awaited(self, (source, message_id))
         self._waiting.setdefault(waiting.key, []).append(waiting)
         self._newest = self._loop.time()

@@ -62,7 +62,7 @@ class RedisThreadReplies:
     def __repr__(self) -> str:
         return f"<RedisThreadReplies {self.address}>"
 
-    def expect(self, source: str, message_id: str) -> PendingOutcome:
+    def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> PendingOutcome:
         # Subscribed before the message is sent: its reply may come at once.
         with cannot("wait for replies"):
             if self._connection is not None and self._connection.is_ended():
@@ -162,7 +162,7 @@ class StoreReplies:
         if (source, message_id) in self._awaited:
             self._come[source, message_id] = outcome
 
-    def expect(self, source: str, message_id: str) -> PendingOutcome:
+    def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> PendingOutcome:
         self._awaited.add((source, message_id))
         return _AwaitedInStore(self, source, message_id)
 

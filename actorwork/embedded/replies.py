@@ -18,7 +18,8 @@ class LocalReplies:
     def __repr__(self) -> str:
         return f"<LocalReplies {self.address}, {len(self._waiting)} awaited>"
 
-    def expect(self, source: str, message_id: str) -> LocalWaiting:
+    def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> LocalWaiting:
+        # Each outcome arrives by a call: there is nothing to look for.
         waiting = LocalWaiting(self, (source, message_id))
         self._waiting.setdefault((source, message_id), set()).add(waiting)
         return waiting

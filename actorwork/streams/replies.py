@@ -2,13 +2,15 @@
 
 The script that settles a message publishes its outcome to the channel and stores it for as long as the caller asked.
 The channel is quick, but loses messages with its connection; a stored outcome is certain. So all outcomes that are
-still awaited are looked up after each reconnect, and every few seconds.
+still awaited are looked up after each reconnect, and every few seconds. Outcomes of messages that are held back until
+a time are looked up every few seconds from that time on: of these there may be very many.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NoReturn
@@ -23,14 +25,18 @@ from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
 _LOOK_EVERY = 3.0
+_LONGEST_PAUSE = 3600.0
 
 
 class RedisPendingOutcome(PendingOutcome):
     """One caller that waits for an outcome."""
 
-    def __init__(self, forget: Callable[[RedisPendingOutcome], None], source: str, message_id: str) -> None:
+    def __init__(
+        self, forget: Callable[[RedisPendingOutcome], None], source: str, message_id: str, look_from: float
+    ) -> None:
         self.source = source
         self.message_id = message_id
+        self.look_from = look_from
         self._forget = forget
         self._outcome: Outcome | None = None
         self._told = trio.Event()
@@ -63,6 +69,7 @@ class RedisReplies(Replies):
         self._emit = emit
         self._waiting: dict[tuple[str, str], list[RedisPendingOutcome]] = {}
         self._look: trio.CancelScope | None = None
+        self._may_have_lost = False
 
     def __repr__(self) -> str:
         return f"<RedisReplies at {self.address}, {len(self._waiting)} awaited>"
@@ -70,11 +77,11 @@ class RedisReplies(Replies):
     def statistics(self) -> dict[str, int]:
         return {"awaited": len(self._waiting)}
 
-    def expect(self, source: str, message_id: str) -> RedisPendingOutcome:
-        waiting = RedisPendingOutcome(self._forget, source, message_id)
+    def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> RedisPendingOutcome:
+        waiting = RedisPendingOutcome(self._forget, source, message_id, look_from)
         self._waiting.setdefault((source, message_id), []).append(waiting)
         if self._look is not None:
-            self._look.deadline = min(self._look.deadline, trio.current_time() + _LOOK_EVERY)
+            self._look.deadline = min(self._look.deadline, trio.current_time() + _pause_before(look_from))
         return waiting
 
     def take(self, record: bytes) -> None:
@@ -88,22 +95,30 @@ class RedisReplies(Replies):
 
     def look_now(self) -> None:
         """Look up all awaited outcomes: the channel may have lost messages."""
+        self._may_have_lost = True
         if self._look is not None:
             self._look.deadline = trio.current_time()
 
     async def run(self) -> NoReturn:
         while True:
             # No outcome is awaited: rest until one is.
-            pause = _LOOK_EVERY if self._waiting else math.inf
+            soonest = min((one.look_from for ones in self._waiting.values() for one in ones), default=math.inf)
+            pause = 0.0 if self._may_have_lost else _pause_before(soonest)
             with _sleeping(trio.current_time() + pause) as self._look:
                 await trio.sleep_forever()
             self._look = None
-            awaited = list(self._waiting)
+            until = math.inf if self._may_have_lost else time.time()
+            self._may_have_lost = False
+            awaited = [name for name, ones in self._waiting.items() if any(one.look_from <= until for one in ones)]
+            if not awaited:
+                continue
             commands = [("GET", keys.SourceKeys.of(source).result(message_id)) for source, message_id in awaited]
             try:
                 records = await self._client.call_many(commands, idempotent=True)
             except RedisError as error:
                 self._emit(BrokerTrouble("looking for outcomes", str(error), f"again in {_LOOK_EVERY:g} s"))
+                self._may_have_lost |= until == math.inf
+                await trio.sleep(_LOOK_EVERY)
                 continue
             for record in records:
                 if isinstance(record, bytes):
@@ -120,6 +135,13 @@ class RedisReplies(Replies):
             self._waiting[name] = others
         else:
             self._waiting.pop(name, None)
+
+
+def _pause_before(look_from: float) -> float:
+    """Return the seconds until the next look for an outcome; cut, since the clock may be set meanwhile."""
+    if look_from == math.inf:
+        return math.inf
+    return max(_LOOK_EVERY, min(look_from - time.time(), _LONGEST_PAUSE))
 
 
 def _sleeping(deadline: float) -> AbstractContextManager[trio.CancelScope]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -179,6 +180,23 @@ async def test_a_caller_of_celery_is_told_that_a_task_was_cancelled_here(
 
         await until(is_cancelled, "the bridge to have passed it on")
         told = await celery.get(task)
+        assert (told["error"], told["state"]) == ("TaskRevokedError", "REVOKED")
+
+
+@pytest.mark.parametrize("broker", ["redis", "embedded"])
+async def test_a_caller_of_celery_is_told_at_once_that_a_task_with_an_eta_was_cancelled(
+    celery: Producer, celery_url: str, redis_url: str, broker: str, tmp_path: Path
+) -> None:
+    url = redis_url if broker == "redis" else f"sqlite:///{tmp_path}/broker.sqlite3"
+    tree = [add, Child(partial(CeleryBridge, CeleryQueue(celery_url, TASKS)))]
+    async with open_system(tree, broker=url), open_client(url) as client:
+        later = await celery.send("shop.add", 1, eta=datetime(2100, 1, 1, tzinfo=UTC))
+
+        async def is_cancelled() -> bool:
+            return await client.receipt(later).cancel("not needed")
+
+        await until(is_cancelled, "the bridge to have passed it on")
+        told = await celery.get(later)
         assert (told["error"], told["state"]) == ("TaskRevokedError", "REVOKED")
 
 

@@ -285,17 +285,22 @@ class Mover:
         if id in self._followed:
             return
         self._followed.add(id)
-        if due is not None and due > time.time():
-            self._nursery.start_soon(self._write_later, id, source, due)
-            return
-        self._due += 1
-        self._nursery.start_soon(self._write_outcome, id, self._replies.expect(source, id))
+        due = due or 0.0
+        pending = self._replies.expect(source, id, look_from=due)
+        if due > time.time():
+            self._nursery.start_soon(self._write_held, id, pending, due)
+        else:
+            self._due += 1
+            self._nursery.start_soon(self._write_outcome, id, pending)
 
-    async def _write_later(self, id: str, source: str, due: float) -> None:
-        while (left := due - time.time()) > 0:  # noqa: ASYNC110 - the clock may be set meanwhile
-            await trio.sleep(min(left, 3600.0))
+    async def _write_held(self, id: str, pending: PendingOutcome, due: float) -> None:
+        """Write the outcome of a message that is held back, which before its time can only have been cancelled."""
+        outcome: Outcome | None = None
+        while outcome is None and (left := due - time.time()) > 0:
+            with trio.move_on_after(min(left, 3600.0)):  # The clock may be set meanwhile.
+                outcome = await pending.outcome()
         self._due += 1
-        await self._write_outcome(id, self._replies.expect(source, id))
+        await self._write_outcome(id, pending)
 
     async def _write_outcome(self, id: str, pending: PendingOutcome) -> None:
         try:
