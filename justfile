@@ -100,10 +100,11 @@ photographs:
 # follow the links of the documentation to other sites; the names of other packages become links too
 docs-links: (_pages "-b linkcheck -t online")
 
-# what operators copy, by tools that no test has: the extra `deploy`
+# what operators copy, by tools that no test has, and the image's entry in namespaces: the extra `deploy`
 deploy-check:
     hadolint Containerfile
     kubernetes-validate --strict --quiet deploy/kubernetes/base/worker.yaml deploy/kubernetes/base/dashboard.yaml
+    pytest -q -p no:cacheprovider tests/deploy/test_container.py
 
 # what a release must pass: wheel and sdist, each built, checked, and used in an empty environment: the extra `release`
 release-check:
