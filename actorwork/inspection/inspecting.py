@@ -32,7 +32,7 @@ from actorwork.inspection.values import (
     Stacks,
     TreeInfo,
 )
-from actorwork.policy import idle
+from actorwork.policy import history, idle
 from actorwork.policy.reports import Counts, PartReport
 
 if TYPE_CHECKING:
@@ -160,6 +160,14 @@ class Inspection:
             oldest=max((one.oldest for one in sources if one.oldest is not None), default=None),
             actors_left_out=max(0, len(actors) - limit),
             sources_left_out=max(0, len(sources) - limit),
+            past=history.summed(
+                (
+                    past
+                    for node in gathered.nodes
+                    if node.report is not None and (past := history.read(node.report.history))
+                ),
+                gathered.as_of,
+            ),
             commands=gathered.commands,
         )
 

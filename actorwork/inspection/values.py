@@ -13,6 +13,7 @@ from typing import Any, cast
 import attrs
 
 from actorwork.message import Json, MessageInfo, Pause
+from actorwork.policy.history import Past
 from actorwork.policy.idle import Reason
 from actorwork.policy.reports import EntityReport, HeldMessage, HoldUp, NodeReport, PartReport
 from actorwork.shown import Value
@@ -153,6 +154,8 @@ class Overview(Value):
     oldest: float | None = None
     actors_left_out: int = 0
     sources_left_out: int = 0
+    past: Past | None = None
+    """What all nodes that run now have done in the last hour, minute by minute."""
     commands: int = 0
     """How many commands this took at the broker."""
 

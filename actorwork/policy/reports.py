@@ -238,8 +238,8 @@ class NodeReport(Value):
     `lease` is its length and `lease_margin` what was left of it, `loop_lag` how late the loop was, in seconds; `memory`
     is in bytes; `cpu` is the share of one core since the last report, `cpu_seconds` the sum so far. `process` is the
     title of the `Process` that it runs, and empty for a program's own process. `pauses` are those that the node obeys,
-    in words. `counters` are those of `Node.statistics`. The next report follows within `interval` seconds, or (0) when
-    it is asked for.
+    in words. `counters` are those of `Node.statistics`, and `history` is what `policy.history` reads. The next report
+    follows within `interval` seconds, or (0) when it is asked for.
     """
 
     name: str = attrs.field(converter=_text)
@@ -260,6 +260,7 @@ class NodeReport(Value):
     interval: float = attrs.field(default=10.0, converter=_number)
     pauses: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     counters: Mapping[str, int] = attrs.field(factory=dict[str, int], converter=_counts)
+    history: str = attrs.field(default="", converter=_text)
     blocked: str = attrs.field(default="", converter=_text)
     tree: PartReport = attrs.field(default=_NOTHING, converter=_part)
 
@@ -309,7 +310,12 @@ def written(report: NodeReport, largest: int = LARGEST) -> bytes:
         most = min(most - 1, int(0.9 * most * largest / len(data)))
     # What is left can be this large only by its texts.
     bare = attrs.evolve(
-        report, tree=_NOTHING, pauses=(f"{len(report.pauses)} pauses",), counters={}, blocked=report.blocked[-500:]
+        report,
+        tree=_NOTHING,
+        pauses=(f"{len(report.pauses)} pauses",),
+        counters={},
+        history="",
+        blocked=report.blocked[-500:],
     )
     return json.dumps(_facts_of(bare, 0), separators=(",", ":")).encode()
 

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from actorwork.inspection.words import duration, moment
 from actorwork.policy.runs.drawing import style as style_of_graphs
+from actorwork.web.sparklines import spark
 
 HERE: Final = Path(__file__).parent
 
@@ -54,6 +55,7 @@ class Renderer:
         filters |= {one.__name__: one for one in (count, since, when, told, pretty, size, word)}
         names = cast("dict[str, Any]", self._environment.globals)
         names["query"] = query
+        names["spark"] = spark
         names["ui"] = self._environment.get_template("ui.html").module
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble, Event
+from actorwork.policy import history
 from actorwork.policy.reports import NodeReport, read
 from actorwork.runtime import engine
 from actorwork.runtime.reporting import reporter, stand_in
@@ -91,6 +92,15 @@ async def test_a_node_reports_what_it_runs_and_takes_that_back_at_its_end(url: s
             assert report.counters["read"] == 1
             assert (await broker.reports.nodes())[1] == [system.node_id]
             Mail.gate.set()
+            await client.publish("mails", {"number": "none"})
+
+            async def settled() -> Any:
+                (report,) = await reports_of(broker)
+                past = history.read(report.history)
+                return past is not None and (sum(past.settled), sum(past.dead)) == (2, 1) and past
+
+            past = await until_some(settled)
+            assert past.memory[-1] > 0
         assert (await broker.reports.nodes())[1] == []
 
 

@@ -49,6 +49,19 @@ async def test_every_page_is_there_with_nothing_in_it_and_has_its_twin():
         assert index["actions"]["/api/dead/drop"] == "drop"
 
 
+async def test_the_overview_shows_eight_problems_at_first_and_the_last_hour():
+    async with visit() as guest:
+        for number in range(11):
+            await guest.broker.publish([Envelope(f"s{number}", "m", b"1")])
+        await enter(guest.broker, {"till": [f"s{number}" for number in range(11)]})
+        facts = await guest.json("/overview")
+        assert len(facts["problems"]) == 11
+        assert len(facts["past"]["settled"]) == 60
+        page = await guest.page("/overview")
+        assert "<summary>3 more</summary>" in page
+        assert "Settled: 0 in the last 60 minutes" in page
+
+
 async def test_a_page_is_drawn_as_the_whole_and_again_as_its_middle():
     async with visit() as guest:
         assert "<h1>Overview</h1>" in await guest.page("/")

@@ -21,7 +21,7 @@ from actorwork.abc import Node, Subscription
 from actorwork.actors.tree.hooks import has_hook
 from actorwork.errors import BrokerError, NotRunning
 from actorwork.message import Delivery
-from actorwork.policy.settlement import cancelled
+from actorwork.policy.settlement import ACK, Fail, cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -106,6 +106,7 @@ class Consumer:
         "_watchdog",
         "cancelled",
         "entity_counts",
+        "failed",
         "intake_over",
         "load_ahead",
         "subscription",
@@ -116,6 +117,8 @@ class Consumer:
         settings = owner.settings
         self._owner = owner
         self._emit = services.emit
+        self.failed = 0
+        """How many messages have failed for good."""
         self._start_soon = services.start_soon
         self._quota = services.quota
         self._watchdog = services.watchdog
@@ -249,6 +252,8 @@ class Consumer:
     # ---- the executors' side ----
 
     def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None:
+        if settlement is not ACK and type(settlement) is Fail:
+            self.failed += 1
         if self._node is not None:
             self._node.settle(self.subscription, delivery, settlement, published)
         if self.cancelled:
@@ -257,6 +262,7 @@ class Consumer:
             self._quota.ended(1)
 
     def settle_together(self, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]) -> None:
+        self.failed += sum(type(settlement) is Fail for _, settlement in settled)
         if self._node is not None:
             self._node.settle_together(self.subscription, settled, published)
         if self._quota is not None:

@@ -22,6 +22,7 @@ import trio
 
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
+from actorwork.policy import history
 from actorwork.policy.reports import NodeReport, written
 from actorwork.runtime.reporting.answering import answer_to
 from actorwork.runtime.reporting.stand_in import StandIn
@@ -87,6 +88,7 @@ class Reporter:
         self._pauses = pauses
         self._is_local = broker.shared_url is None
         self._usage = Usage()
+        self._recorder = history.Recorder()
         self._started = node.now()
         self._lag = 0.0
         self._version = ""
@@ -202,6 +204,17 @@ class Reporter:
     def _facts(self) -> NodeReport:
         host = socket.gethostname()
         usage = self._usage
+        counters = self._node.statistics()
+        memory, cpu_seconds = usage.memory, usage.cpu_seconds
+        past = self._recorder.note(
+            self._node.now(),
+            settled=counters.get("settled", 0),
+            # Those that processes died with, which the broker buries, and those that handlers have failed.
+            dead=counters.get("dead_lettered", 0)
+            + sum(cell.consumer.failed for cell in self._parts.by_title.values() if cell.consumer is not None),
+            cpu=cpu_seconds,
+            memory=memory,
+        )
         return NodeReport(
             name=f"{host}:{os.getpid()}",
             host=host,
@@ -213,14 +226,15 @@ class Reporter:
             lease=self._lease,
             lease_margin=self._lease_margin(),
             loop_lag=self._lag,
-            memory=usage.memory,
+            memory=memory,
             cpu=usage.share(),
-            cpu_seconds=usage.cpu_seconds,
+            cpu_seconds=cpu_seconds,
             threads=usage.threads,
             process=str(getattr(self._emit, "process", "")),
             interval=0.0 if self._is_local else USUALLY * (1 + SPREAD),
             pauses=tuple(map(str, self._pauses())),
-            counters=dict(self._node.statistics()),
+            counters=dict(counters),
+            history=history.written(past),
         )
 
 

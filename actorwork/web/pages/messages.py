@@ -144,9 +144,12 @@ async def view_list(sight: Sight) -> dict[str, Any]:
         )
     except LookupError as error:
         return {**facts, "problem": str(error), "searched": 0, "is_complete": True, "is_cut": False}
+    own = {default_source(identity(title)): f"actor:{title}" for title in await known_actors(sight.broker.values)}
     return {
         **facts,
-        "messages": [_listed_in_json(sight, one) for one in found.found],
+        "messages": [
+            {**_listed_in_json(sight, one), "label": own.get(one.info.source, one.info.source)} for one in found.found
+        ],
         "counts": {name: count for name, count in found.counts.items() if count},
         "searched": found.searched,
         "is_complete": found.is_complete,

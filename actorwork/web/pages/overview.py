@@ -10,6 +10,7 @@ import anyio
 from actorwork.clients.purging import PORTION
 from actorwork.inspection import Inspection, PartReport, SourceInfo, as_json
 from actorwork.inspection.words import source_in_words
+from actorwork.policy import history
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors
 from actorwork.web.rendering import word
@@ -92,6 +93,8 @@ async def view_node(sight: Sight) -> dict[str, Any]:
     facts: dict[str, Any] = as_json(node)
     if facts["report"] is not None and node.report is not None:
         facts["report"]["tree"] = None
+        past = history.read(node.report.history)
+        facts["past"] = None if past is None else as_json(history.summed([past], node.report.at))
         facts["parts"] = list(_rows(node.report.tree, node.id))[:PARTS]
     return facts
 
