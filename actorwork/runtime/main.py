@@ -41,7 +41,7 @@ from actorwork.runtime.options import Options, RunOptions, SystemOptions, refuse
 from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
 from actorwork.runtime.system import System, open_announced, with_config
 from actorwork.stacks import frame_of_thread
-from actorwork.telemetry.configuring import configure
+from actorwork.telemetry.configuring import change_levels, configure
 
 if TYPE_CHECKING:
     from actorwork.runtime.configuration.loading import Configuration
@@ -129,7 +129,10 @@ async def _main(tree: object, options: SystemOptions, signals: _Signals, given: 
             # Imported here: only a program with files of settings needs it.
             from actorwork.runtime.configuration.reloading import reload_on_hangup  # noqa: PLC0415
 
-            nursery.start_soon(reload_on_hangup, cast("Configuration", config), given)
+            def change(level: str) -> bool:
+                return systems[-1].change_log_levels(level) if systems else change_levels(level)
+
+            nursery.start_soon(reload_on_hangup, cast("Configuration", config), given, change)
         # A start is cancelled by the first signal, at whatever it waits for: there is nothing to end in stages.
         with starting:
             await trio.lowlevel.checkpoint()  # For a signal that came before: nothing is begun then.

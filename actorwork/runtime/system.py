@@ -234,6 +234,20 @@ class System:
         """During the shutdown: cancel the handlers now."""
         self._shutdown.hurry()
 
+    def change_log_levels(self, level: int | str) -> bool:
+        """Change the levels of the logs, in this process and in those of its tree, as `run(log_level=…)` takes them.
+
+        Returns False, and changes nothing, where the application has set up logging itself. Raises `SettingsError` for
+        a level that there is not.
+        """
+        from actorwork.telemetry.configuring import change_levels  # noqa: PLC0415 - rare
+
+        if not change_levels(level):
+            return False
+        for process in self._engine.members.processes:
+            process.change_log_levels(str(level))
+        return True
+
     async def wait_drained(self) -> None:
         """Wait until it has stopped its intake and has nothing in flight any more."""
         await self._shutdown.wait_drained()

@@ -12,6 +12,7 @@ from .test_running import ended, lines_until
 
 HOUSE = Path(__file__).parents[2]
 TREE = """
+import logging
 import os
 from actorwork import Actor, Process, RateLimit, Settings, receive
 
@@ -24,6 +25,7 @@ class Till(Actor):
         settings = self.context._actor.settings
         of = (settings.concurrency, settings.mailbox.capacity, settings.limits[0].rate)
         print("runs", *of, "in", os.getpid(), flush=True)
+        print("logs at", logging.getLogger("market").getEffectiveLevel(), flush=True)
 
 
 tree = [Process([Till], name="counter", replicas=2)]
@@ -151,6 +153,24 @@ def test_at_a_hangup_the_file_is_read_again_and_what_cannot_change_is_named(mark
         (market.folder / "actorwork.toml").write_text("leese = 3")
         process.send_signal(signal.SIGHUP)
         lines_until(process, "SIGHUP: the configuration stays as it was: actorwork.toml: there is no", of_log=True)
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+
+
+def test_a_hangup_changes_the_level_of_the_logs_in_the_processes_that_run(market: Shell):
+    with market.start("run", "market:tree", "--config", "actorwork.toml") as process:
+        market("send", "orders", "1")
+        assert lines_until(process, "logs at")[-1].strip() == "logs at 20"
+        (market.folder / "actorwork.toml").write_text(f'log_level = "INFO,market=DEBUG"\n{FILE}')
+        process.send_signal(signal.SIGHUP)
+        lines_until(process, "log_level is INFO,market=DEBUG now, in all processes of the tree", of_log=True)
+        for number in range(60):  # The process learns it beside its messages, and perhaps after the first of these.
+            market("send", "orders", str(number))
+            if lines_until(process, "logs at")[-1].strip() == "logs at 10":
+                break
+        else:
+            pytest.fail("the level of the logs has not changed in the process")
         process.terminate()
         code, logs = ended(process)
     assert code == 0, logs

@@ -215,6 +215,8 @@ class CommandHandler:
                     self._nursery.start_soon(self._report_drained)
             case "hurry":
                 self._system.hurry()
+            case "log levels":
+                self._system.change_log_levels(str(frame.get("level")))
             case "stop":
                 self._system.stop("its supervisor", within=within)
             case _:

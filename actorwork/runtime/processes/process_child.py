@@ -322,6 +322,11 @@ class ProcessChild:
         for process in self._alive:
             process.hurry()
 
+    def change_log_levels(self, level: str) -> None:
+        """Have it change the levels of its logs; one that starts later takes them over from this process."""
+        for process in self._alive:
+            process.change_log_levels(level)
+
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid

@@ -148,7 +148,7 @@ class WorkerProcess:
         for frame in unsent:
             self._handle.send(frame)
 
-    def _send(self, kind: str, /, **facts: float) -> None:
+    def _send(self, kind: str, /, **facts: float | str) -> None:
         """Send a frame; until the configuration is sent, keep it: the configuration is no frame, and comes first."""
         frame = packed(kind, **facts)
         if self._unsent is None:
@@ -177,6 +177,9 @@ class WorkerProcess:
 
     def hurry(self) -> None:
         self._send("hurry")
+
+    def change_log_levels(self, level: str) -> None:
+        self._send("log levels", level=level)
 
     def stop(self, within: float) -> None:
         """Ask it to end within `within` seconds, after which it will be killed."""
