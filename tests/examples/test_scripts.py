@@ -10,13 +10,13 @@ import pytest
 from tests.examples.programs import PATIENCE, ROOT
 
 
-def output_of(program: str, *arguments: str) -> str:
+def output_of(program: str, *arguments: str, within: float = 2 * PATIENCE) -> str:
     ended = subprocess.run(
         [sys.executable, f"examples/{program}.py", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE,
+        timeout=within,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
