@@ -100,7 +100,7 @@ def products(url: str, folder: Path) -> None:
         assert (task["status"], task["info"]["attempt"]) == ("SUCCESS", 3)
 
 
-def testgen(url: str, folder: Path) -> None:
+def generated_tests(url: str, folder: Path) -> None:
     with test_testgen.program_of(folder, url, messages_per_process=3) as program, api_of(program) as api:
         *_, (_, end) = test_testgen.events_of(api, f"{test_testgen.requested(api, 'sample')}/events")
         assert end["status"] == "SUCCESS"
@@ -134,7 +134,7 @@ def django(url: str, folder: Path) -> None:
 
 QUICK = [quickstart, crawler]
 OTHERS = [
-    clock, pool, everwork, shop, census, dashboard, products, testgen, fastapi, django,
+    clock, pool, everwork, shop, census, dashboard, products, generated_tests, fastapi, django,
 ]  # fmt: skip
 
 
