@@ -5,6 +5,7 @@ measuring   what is no event: settlements, commands, the lease, limits
 process     what the process costs: time, memory, files, garbage
 family      the series of one metric
 registry    what was counted, here and in the processes below
+exemplars   sampled traces, for the buckets of a histogram
 rendering   as the text of Prometheus, or OpenMetrics
 table       which metrics there are
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from actorwork.message import Delivery
     from actorwork.telemetry.metrics.registry import Registry
 
+_DURATION: Final = "actorwork_process_duration_seconds"
 _RELEASED: Final = "released"
 _STATES: Final = {"closed": 0, "half open": 1, "open": 2}
 _TIMEOUT: Final = "ExecutionTimeout"
@@ -53,10 +54,11 @@ _Settled: Final = events.Settled
 class _Account:
     """What is counted for every delivery of one actor."""
 
-    __slots__ = ("acked", "ended", "first", "title", "waited", "whole")
+    __slots__ = ("_exemplars", "acked", "ended", "first", "title", "waited", "whole")
 
     def __init__(self, registry: Registry, title: str) -> None:
         self.title = title
+        self._exemplars = registry.exemplars
         self.acked = registry.family("actorwork_process_duration_seconds").distribution((title, "ack"))
         self.waited = registry.family("actorwork_wait_duration_seconds").distribution((title,))
         self.whole = registry.family("actorwork_end_to_end_duration_seconds").distribution((title,))
@@ -77,6 +79,7 @@ class _Account:
         seconds: list[float] = noted[::_EACH]
         self.first[0] += len(seconds)
         self.first[-1] += len(seconds)
+        self._exemplars.note(_DURATION, (self.title, "ack"), DURATIONS, seconds, noted[1::_EACH])
         ready, ends, known = ready_of(noted[1::_EACH]), noted[2::_EACH], seconds
         if None in ready:
             known = [one for one, since in zip(seconds, ready, strict=True) if since is not None]
@@ -254,7 +257,8 @@ class MetricsSink:
             if failure.type == _TIMEOUT:
                 family("actorwork_timeouts_total").add((title,))
         if outcome != "expired":
-            family("actorwork_process_duration_seconds").observe((title, outcome), seconds)
+            family(_DURATION).observe((title, outcome), seconds)
+            self.registry.exemplars.note(_DURATION, (title, outcome), DURATIONS, [seconds], [delivery])
         ready = self.ready_at(delivery) if delivery.attempt == 1 else None
         if ready is not None:
             whole = max(0.0, self.now() - ready)

@@ -21,6 +21,8 @@ from typing import Any, Final, TypeAlias, cast
 import attrs
 
 from actorwork.shown import Value
+from actorwork.telemetry.metrics import exemplars
+from actorwork.telemetry.metrics.exemplars import MARK, Exemplar, Exemplars
 from actorwork.telemetry.metrics.family import Family, Labels, copied
 from actorwork.telemetry.metrics.measuring import Measurements
 from actorwork.telemetry.metrics.table import METRICS, TABLE, Kind, Metric
@@ -48,6 +50,8 @@ class Reading(Value):
     value: float = 0.0
     buckets: tuple[int, ...] = ()
     sum: float = 0.0
+    exemplars: Mapping[int, Exemplar] = attrs.field(factory=dict[int, Exemplar])
+    """Of a histogram: traces whose values fell into its buckets, by the number of the bucket."""
 
     @property
     def name(self) -> str:
@@ -81,6 +85,7 @@ class Registry:
     def __init__(self, table: Iterable[Metric] = TABLE) -> None:
         self.families: dict[str, Family] = {metric.name: Family(metric, self._bounded) for metric in table}
         self.meter = Measurements(self.family)
+        self.exemplars = Exemplars()
         """Takes what is measured and is no event."""
         self.collectors: list[Callable[[], object]] = []
         if "actorwork_lease_margin_seconds" in self.families:
@@ -136,14 +141,29 @@ class Registry:
                 continue  # Of a process of another version.
             key = process, tuple(labels)
             series[key] = _added(series[key], value) if key in series else value
+        below = self._exemplars_below()
         for name, series in whole.items():
             metric = self.families[name].metric
             for (process, labels), value in sorted(series.items(), key=_by_labels):
-                yield _reading(metric, process, labels, value)
+                found = _reading(metric, process, labels, value)
+                if metric.kind == "histogram":
+                    several = [self.exemplars.of(name, labels), *below.get((name, labels), ())]
+                    if any(several):
+                        found = attrs.evolve(found, exemplars=exemplars.latest(several))
+                yield found
 
     def snapshot(self) -> list[Sequence[Any]]:
         """Return every series for `absorb` in the process above, as JSON."""
-        return list(self._everything())
+        below = (row for snapshot in self._children[0].values() for row in snapshot if row[0] == MARK)
+        return [*self._everything(), *self.exemplars.snapshot(), *below]
+
+    def _exemplars_below(self) -> Mapping[tuple[str, Labels], Sequence[Mapping[int, Exemplar]]]:
+        found: dict[tuple[str, Labels], list[Mapping[int, Exemplar]]] = {}
+        for snapshot in self._children[0].values():
+            for mark, name, labels, rows in snapshot:
+                if mark == MARK:
+                    found.setdefault((name, tuple(labels)), []).append(exemplars.read(rows))
+        return found
 
     def _everything(self) -> Iterator[Sequence[Any]]:
         for collect in tuple(self.collectors):

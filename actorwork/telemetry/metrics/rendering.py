@@ -1,7 +1,7 @@
 """The metrics as text: the format of Prometheus (0.0.4) and OpenMetrics (1.0.0), as the `Accept` of a request wants.
 
 They differ in little: OpenMetrics names a counter without `_total` in its header, writes the bounds of buckets as
-floats, and ends with `# EOF`.
+floats, has a place for exemplars, and ends with `# EOF`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rendered(readings: Iterable[Reading], accept: str = "") -> tuple[str, bytes]
         if reading.metric is not last:
             last = reading.metric
             lines += _header(last, is_open=is_open)
-        lines += _samples(reading)
+        lines += _samples(reading, is_open=is_open)
     if is_open:
         lines.append("# EOF")
     text = "".join(f"{line}\n" for line in lines)
@@ -66,15 +66,21 @@ def _header(metric: Metric, *, is_open: bool) -> Iterator[str]:
         yield f"# UNIT {name} {unit}"
 
 
-def _samples(reading: Reading) -> Iterator[str]:
+def _samples(reading: Reading, *, is_open: bool) -> Iterator[str]:
     name, labels = reading.name, reading.labels
     if reading.kind != "histogram":
         yield f"{name}{_labels(labels)} {_number(reading.value)}"
         return
     below = 0
-    for bound, count in zip((*reading.bounds, math.inf), reading.buckets, strict=True):
+    for number, (bound, count) in enumerate(zip((*reading.bounds, math.inf), reading.buckets, strict=True)):
         below += count
-        yield f"{name}_bucket{_labels({**labels, 'le': _bound(bound)})} {below}"
+        exemplar = reading.exemplars.get(number) if is_open else None
+        shown = (
+            ""
+            if exemplar is None
+            else f' # {{trace_id="{exemplar.trace_id}"}} {_number(exemplar.value)} {exemplar.at:.3f}'
+        )
+        yield f"{name}_bucket{_labels({**labels, 'le': _bound(bound)})} {below}{shown}"
     yield f"{name}_sum{_labels(labels)} {_number(reading.sum)}"
     yield f"{name}_count{_labels(labels)} {below}"
 

@@ -1,0 +1,86 @@
+"""Exemplars: for each bucket of a histogram, a sampled trace whose value fell into it last.
+
+The trace is read from the header that a message carries, so nothing of OpenTelemetry is needed here, and a message that
+came without a context has none. Only OpenMetrics has a place for them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from actorwork.message import Delivery
+    from actorwork.telemetry.metrics.family import Labels
+
+TRACEPARENT: Final = "traceparent"
+_FORMAT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f][13579bdf]")
+"""With the flag of a sampled trace."""
+MARK: Final = "exemplars"
+"""In the place of a metric's name, in the snapshot of a process."""
+
+
+class Exemplar(NamedTuple):
+    trace_id: str
+    value: float
+    at: float
+    """Seconds since the epoch."""
+
+
+class Exemplars:
+    """The exemplars of one registry, by the name and the labels of a series and the number of a bucket."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._found: dict[tuple[str, Labels], dict[int, Exemplar]] = {}
+
+    def __repr__(self) -> str:
+        return f"<exemplars of {len(self._found)} series>"
+
+    def note(
+        self,
+        name: str,
+        labels: Labels,
+        bounds: Sequence[float],
+        values: Sequence[float],
+        deliveries: Sequence[Delivery],
+    ) -> None:
+        """Keep the last of these deliveries that is in a sampled trace; `values` are theirs."""
+        # From the end, and no further than one: of messages without headers this is a loop that does nothing else.
+        for place in range(len(deliveries) - 1, -1, -1):
+            headers = deliveries[place].headers
+            if not headers:
+                continue
+            made = headers.get(TRACEPARENT)
+            known = _FORMAT.fullmatch(made) if isinstance(made, str) else None
+            if known is not None:
+                value = values[place]
+                bucket = bisect_left(bounds, value)
+                self._found.setdefault((name, labels), {})[bucket] = Exemplar(known[1], value, self._clock())
+                return
+
+    def of(self, name: str, labels: Labels) -> Mapping[int, Exemplar]:
+        return dict(self._found.get((name, labels), ()))
+
+    def snapshot(self) -> Iterable[Sequence[Any]]:
+        """Yield them as JSON, for the process above."""
+        for (name, labels), buckets in list(self._found.items()):
+            yield MARK, name, labels, [[bucket, *one] for bucket, one in list(buckets.items())]
+
+
+def latest(several: Iterable[Mapping[int, Exemplar]]) -> Mapping[int, Exemplar]:
+    """Return for each bucket the exemplar that is the latest."""
+    found: dict[int, Exemplar] = {}
+    for one in several:
+        for bucket, exemplar in one.items():
+            if bucket not in found or found[bucket].at < exemplar.at:
+                found[bucket] = exemplar
+    return found
+
+
+def read(rows: Sequence[Sequence[Any]]) -> Mapping[int, Exemplar]:
+    """Return the exemplars of a series in a snapshot."""
+    return {int(bucket): Exemplar(str(trace), float(value), float(at)) for bucket, trace, value, at in rows}
