@@ -211,7 +211,11 @@ local function fill(r, template, text, ends, values)
         if i > 1 then
           text[#text + 1] = ','
         end
-        fill(r, { part }, text, ends, values)
+        if part[2] == 'r' then -- As below: most are, and there may be thousands.
+          text[#text + 1] = values[part[1]]
+        else
+          fill(r, { part }, text, ends, values)
+        end
       end
       for i, place in ipairs(piece.added) do
         if i > 1 or #piece[3] > 0 then
@@ -272,7 +276,13 @@ local function text_of(r, template)
   end
   local wanted, text = {}, {}
   gather(r, template, wanted)
-  fill(r, template, text, fetch(r.at .. ':ends', wanted, {}), fetch(r.at .. ':values', wanted, {}))
+  local values, failed = fetch(r.at .. ':values', wanted, {}), {}
+  for _, step in ipairs(wanted) do
+    if not values[step] then
+      failed[#failed + 1] = step
+    end
+  end
+  fill(r, template, text, fetch(r.at .. ':ends', failed, {}), values)
   return table.concat(text)
 end
 
