@@ -154,17 +154,19 @@ class EntityHost:
         current = in_flight.get()
         if not isinstance(current, InFlight):
             raise MessageRefused(_no_local_messages(self._settings.title))
-        now = trio.current_time()
-        activation = await self._activated(current, now)
+        activation = await self._activated(current, trio.current_time())
         if activation is None:
             return None
+        # What it has waited for the state is no part of the handler's time: after that the mailbox decides how much is
+        # read ahead, and with less of it the waits would only grow.
+        worker: Any = working.get()
+        worker.began = now = trio.current_time()
         self._counts.hot.note(activation.key, now)
         activation.current = current
         try:
             if is_async:
                 value = await function(activation.entity, *args, **kwargs)
             else:
-                worker: Any = working.get()
                 value = await run_in_thread(worker, self._actor, function, (activation.entity, *args), kwargs)
             change = None
             if not activation.fate:
