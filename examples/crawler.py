@@ -1,6 +1,6 @@
 """A polite crawler, with a small web inside, so that it needs no internet.
 
-It shows what holds messages back, and what becomes of those that fail:
+It shows what holds messages back, and what happens to those that fail:
 
 - **A rate per host.** `RateLimit(…, by="key")` makes one limit for each host, whatever the number of workers.
 - **Order per key.** Each page is sent with its host as `key`: one page of a host at a time, in the order in which they

@@ -3,7 +3,7 @@
     python examples/dashboard.py --listen 127.0.0.1:8080
 
 Four processes run its actors: mails fail now and then, one thumbnail never ends, newsletters are paused, triggers fire,
-workflows run, fail and wait for a person, and carts have states, one of which nobody can read. Without `--broker`
+workflows run, fail and wait for a person, and carts have states, one of which cannot be read. Without `--broker`
 everything is kept in a folder that is deleted at the end.
 """
 

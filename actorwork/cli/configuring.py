@@ -47,7 +47,7 @@ def config() -> None:
 @config.command(short_help="Show what is set, and where it comes from.")
 @click.argument("tree", metavar="[MODULE:TREE]", required=False)
 @config_option
-@click.option("--all", "everything", is_flag=True, help="Show also what nobody has set.", allow_from_autoenv=False)
+@click.option("--all", "everything", is_flag=True, help="Show also what is not set anywhere.", allow_from_autoenv=False)
 @as_json
 def show(tree: str | None, *, files: Sequence[Path], everything: bool, json_output: bool) -> None:
     """Show what is set, and where each value comes from: a file, a variable, the code of a tree, or a default.
