@@ -65,9 +65,9 @@ bench-actors *arguments:
 demo:
     python examples/census.py
 
-# the dashboard in Chromium: `apt-get install chromium`, and the extra `browser`
+# the dashboard and the built site in Chromium: `apt-get install chromium`, and the extra `browser`
 test-browser *arguments:
-    pytest -m browser tests/web/test_browser.py {{ arguments }}
+    pytest -m browser tests/web/test_browser.py tests/docs/test_site_in_browser.py {{ arguments }}
 
 # a shop in which something is always wrong, and its dashboard: `just demo-web --listen 127.0.0.1:8080`
 demo-web *arguments:
