@@ -74,8 +74,7 @@ def test_each_page_fits_a_phone_and_serves_a_screen_reader(chromium: Any) -> Non
     window.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
 def test_colours_have_contrast_in_windows_of_all_sizes(chromium: Any, width: int, scheme: str) -> None:
     window = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     assert [trouble for path in ONE_OF_EACH_KIND for trouble in troubles(window, path, contrast=True)] == []
