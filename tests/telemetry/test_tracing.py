@@ -255,7 +255,7 @@ async def test_one_of_several_layers_draws_once_too(mock_clock: trio.testing.Moc
 
 @pytest.mark.parametrize("message", ["on the loop", 1], ids=["async", "thread"])
 async def test_what_comes_without_a_context_and_is_not_sampled_is_one_trace_that_is_not(
-    mock_clock: trio.testing.MockClock, message: object, monkeypatch: pytest.MonkeyPatch, draws: list[float]
+    message: object, monkeypatch: pytest.MonkeyPatch, draws: list[float]
 ):
     kept = Kept(ParentBased(TraceIdRatioBased(0.01)))
     draws += [0.5]
