@@ -28,8 +28,9 @@ from actorwork.bridges.celery import CeleryBridge, CeleryQueue, CeleryTask, brid
 from actorwork.bridges.celery.bridge import Mover
 from actorwork.bridges.celery.wire import NotTaken, TaskMessage
 from actorwork.errors import AskTimeout, CodecError, Reject, SettingsError
-from actorwork.message import RESULT_TTL, Failure, Outcome, Priority
+from actorwork.message import RESULT_TTL, Failure, Outcome, Priority, Status
 from actorwork.streams.entries import encoded_outcome
+from actorwork.streams.transport.client import RedisClient, open_client as open_redis
 from actorwork.testing.conformance.fake_consumer import true_of, until
 from tests.bridges.conftest import Producer
 from tests.patience import PATIENCE
@@ -115,6 +116,11 @@ async def open_bridge(url: str, redis_url: str, **options: Any) -> AsyncGenerato
     tree = [add, fail, Shelf, Clock, Several, Child(partial(CeleryBridge, queue))]
     async with open_scene(redis_url) as scene, open_system(tree, broker=scene.broker, emit=scene.events.append):
         yield scene
+
+
+async def are_gone(redis: RedisClient, *keys: str) -> bool:
+    """Return whether there are no such keys where Celery's queue is."""
+    return await redis.call("EXISTS", *keys) == 0
 
 
 async def value_of(celery: Producer, task: str) -> Any:
@@ -353,6 +359,56 @@ async def test_a_bridge_that_runs_moves_what_another_one_leaves(
         await until(is_forgotten, "what was left")
 
 
+@pytest.fixture(params=["redis", "embedded"])
+def broker(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> str:
+    return redis_url if request.param == "redis" else f"sqlite:///{tmp_path}/broker.sqlite3"
+
+
+async def test_the_next_bridge_writes_the_results_of_what_a_stopped_one_has_taken_over(
+    celery: Producer, celery_url: str, broker: str
+) -> None:
+    passing = Child(partial(CeleryBridge, CeleryQueue(celery_url, TASKS)))
+    async with open_client(broker) as client:
+        await client.pause(actor="shop.add")
+        async with open_system([add, passing], broker=broker):
+            early, late = await celery.send("shop.add", 1), await celery.send("shop.add", 2)
+            held = await celery.send("shop.add", 3, eta=datetime(2100, 1, 1, tzinfo=UTC))
+            tasks = [client.receipt(task) for task in (early, late, held)]
+
+            async def are_passed_on() -> bool:
+                return all([await one.status() is not Status.UNKNOWN for one in tasks])
+
+            await until(are_passed_on, "the bridge to have passed them on")
+        assert await tasks[0].cancel("while no bridge ran")
+        async with open_system([add, passing], broker=broker):
+            assert (await celery.get(early))["text"] == "while no bridge ran"
+            assert await tasks[2].cancel("before its time")
+            told = await celery.get(held)
+            assert (told["text"], told["state"]) == ("before its time", "REVOKED")
+            await client.resume(actor="shop.add")
+            assert await value_of(celery, late) == 2
+
+
+async def test_a_task_that_two_bridges_have_published_is_answered_by_the_one_that_lives(
+    celery: Producer, celery_url: str, broker: str
+) -> None:
+    queue = CeleryQueue(celery_url, TASKS)
+    task = await celery.send("shop.add", 1)
+    async with open_redis(wire.redis_url(celery_url)) as redis, open_client(broker) as client:
+        raw = await redis.call("LINDEX", "celery", 0)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Mover(queue, client.broker, Silent()).run)
+            await until(partial(are_gone, redis, "celery", MOVING), "the first bridge to have published it")
+            nursery.cancel_scope.cancel()
+        # It has died before it could note that, also before it had noted whose result is wanted.
+        await redis.call("LPUSH", MOVING, raw)
+        await redis.call("DEL", WAITING)
+        async with open_system([add, Child(partial(CeleryBridge, queue))], broker=broker):
+            assert await value_of(celery, task) == 1
+            await until(partial(are_gone, redis, MOVING, WAITING), "the second one to be done with it")
+    assert len(seen) == 1
+
+
 async def test_the_actors_may_be_at_another_broker(celery: Producer, celery_url: str) -> None:
     queue = CeleryQueue(celery_url, TASKS)
     async with open_system([add, Child(partial(CeleryBridge, queue))], broker="sqlite://"):
@@ -360,17 +416,16 @@ async def test_the_actors_may_be_at_another_broker(celery: Producer, celery_url:
 
 
 async def test_a_task_that_celery_delivers_again_is_handled_once(
-    celery: Producer, celery_url: str, redis_url: str
+    celery: Producer, celery_url: str, broker: str
 ) -> None:
-    async with open_bridge(celery_url, redis_url) as scene:
+    queue = CeleryQueue(celery_url, TASKS)
+    tree = [add, Child(partial(CeleryBridge, queue))]
+    async with open_redis(wire.redis_url(celery_url)) as redis, open_system(tree, broker=broker):
         assert await value_of(celery, await celery.send("shop.add", 1, task_id="once")) == 1
+        await until(partial(are_gone, redis, WAITING), "the first delivery")
         await celery.send("shop.add", 1, task_id="once")
         assert await value_of(celery, await celery.send("shop.add", 2)) == 2
-
-        async def is_over() -> bool:
-            return await scene.call("EXISTS", MOVING, WAITING, "celery") == 0
-
-        await until(is_over, "the second delivery")
+        await until(partial(are_gone, redis, "celery", MOVING, WAITING), "the second delivery")
     assert [one[0] for one in seen] == [1, 2]
 
 

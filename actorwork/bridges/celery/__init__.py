@@ -6,6 +6,7 @@ CeleryTask     a task whose message is made by a function of yours
 open_celery    a client that sends tasks to Celery's workers, and waits for their results
 
 bridge     the actor: takes, and writes results
+outcomes   the wait for what becomes a result
 tasks      from the name and the arguments of a task to the message of an actor
 sending    the client
 wire       the form of messages and results: bytes in, values out, and back

@@ -10,7 +10,8 @@ that runs, publishes them again. The id of the task is the id of the message, so
 Celery itself delivers it twice.
 
 A task whose result is wanted is noted in the hash `waiting` before its message is published, and forgotten when its
-result is written. So the results of the tasks of a bridge that has died are written by another one.
+result is written. So the results of the tasks of a bridge that has died are written by another one, which looks their
+outcomes up: those are sent to the address of the dead one.
 
 Two bridges at one queue need not know each other: whatever both of them do has the same effect as if one did it.
 """
@@ -27,9 +28,10 @@ from typing import Any, Final, Protocol, cast
 
 import trio
 
-from actorwork.abc import Broker, PendingOutcome, Replies
+from actorwork.abc import Broker, Changes, Replies
 from actorwork.actors.actor import Actor
 from actorwork.bridges.celery import wire
+from actorwork.bridges.celery.outcomes import Followed, StoredOutcome
 from actorwork.bridges.celery.tasks import KEPT, CeleryQueue, taker_of
 from actorwork.bridges.celery.wire import NotTaken, TaskMessage
 from actorwork.clients.client import Client
@@ -117,13 +119,14 @@ class Mover:
         self._refused = f"{queue.name}.actorwork-refused"
         self._told: set[str] = set()
         self._in_hand: set[bytes] = set()
-        self._followed: set[str] = set()
+        self._followed: dict[str, Followed] = {}
         self._due = 0
         """How many of those have a message that need not wait for its time."""
         self._ended = trio.Event()
         self._redis: RedisClient
         self._results: RedisClient
         self._replies: Replies
+        self._changes: Changes
         self._nursery: trio.Nursery
 
     def __repr__(self) -> str:
@@ -138,6 +141,7 @@ class Mover:
             if queue.results:
                 self._results = await stack.enter_async_context(open_client(wire.redis_url(queue.results), name=_NAME))
             self._replies = await stack.enter_async_context(self._broker.open_replies())
+            self._changes = await stack.enter_async_context(self._broker.open_changes())
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             task_status.started()
             self._nursery.start_soon(self._look_after)
@@ -215,7 +219,7 @@ class Mover:
             if is_old and (not source or await self._broker.states.find(source, task) is None):
                 await self._redis.call("HDEL", self._waiting, task, idempotent=True)
             else:
-                self._follow(task, source, due)
+                self._follow(task, source, due, is_sent_here=False)
 
     # -------------------------------------------------------------------------------------------------------- moving
 
@@ -243,9 +247,11 @@ class Mover:
                     notes.append(("HSETNX", self._waiting, envelope.id, note))
             checked(await self._redis.call_many(notes, idempotent=True))
             for envelope in wanted:
-                self._follow(envelope.id, envelope.source, envelope.at)
-            if envelopes:
-                await self._broker.publish(envelopes)
+                self._follow(envelope.id, envelope.source, envelope.at, is_sent_here=True)
+            if envelopes and await self._broker.publish(envelopes) < len(envelopes):
+                # Some of them were stored before. It is not known which, nor by which bridge.
+                for envelope in wanted:
+                    self._follow(envelope.id, envelope.source, envelope.at, is_sent_here=False)
             checked(await self._redis.call_many(published, idempotent=True))
         finally:
             self._in_hand.difference_update(raws)
@@ -280,43 +286,57 @@ class Mover:
 
     # ------------------------------------------------------------------------------------------------------- results
 
-    def _follow(self, id: str, source: str, due: float | None) -> None:
-        """Wait for an outcome in a task; one that is held back does not count until it is due."""
-        if id in self._followed:
-            return
-        self._followed.add(id)
+    def _follow(self, id: str, source: str, due: float | None, *, is_sent_here: bool) -> None:
+        """Wait for an outcome in a task; one that is held back does not count until it is due.
+
+        With `is_sent_here` its message is published by this bridge, else perhaps by another one: then the outcome is
+        looked up, also if it has been awaited here before.
+        """
+        before = self._followed.get(id)
+        if before is not None:
+            if is_sent_here:
+                return
+            before.waiting.cancel()
         due = due or 0.0
-        pending = self._replies.expect(source, id, look_from=due)
-        if due > time.time():
-            self._nursery.start_soon(self._write_held, id, pending, due)
-        else:
+        pending = (
+            self._replies.expect(source, id, look_from=due)
+            if is_sent_here
+            else StoredOutcome(self._broker, self._changes, source, id)
+        )
+        followed = self._followed[id] = Followed(id, pending, due, is_held=due > time.time())
+        if not followed.is_held:
             self._due += 1
-            self._nursery.start_soon(self._write_outcome, id, pending)
+        self._nursery.start_soon(self._write_outcome, followed)
 
-    async def _write_held(self, id: str, pending: PendingOutcome, due: float) -> None:
-        """Write the outcome of a message that is held back, which before its time can only have been cancelled."""
-        outcome: Outcome | None = None
-        while outcome is None and (left := due - time.time()) > 0:
-            with trio.move_on_after(min(left, 3600.0)):  # The clock may be set meanwhile.
-                outcome = await pending.outcome()
-        self._due += 1
-        await self._write_outcome(id, pending)
-
-    async def _write_outcome(self, id: str, pending: PendingOutcome) -> None:
+    async def _write_outcome(self, followed: Followed) -> None:
         try:
-            outcome = await pending.outcome()
-            while True:
+            outcome = await self._outcome_of(followed)
+            while outcome is not None:
                 try:
-                    await self._write(id, outcome)
-                    await self._redis.call("HDEL", self._waiting, id, idempotent=True)
+                    await self._write(followed.id, outcome)
+                    await self._redis.call("HDEL", self._waiting, followed.id, idempotent=True)
                     return
                 except RedisError as error:
-                    await self._rest_after(error, f"the result of the task {id} cannot be written")
+                    await self._rest_after(error, f"the result of the task {followed.id} cannot be written")
         finally:
-            pending.close()
-            self._due -= 1
-            self._followed.discard(id)
+            followed.outcome.close()
+            if not followed.is_held:
+                self._due -= 1
+            if self._followed.get(followed.id) is followed:
+                del self._followed[followed.id]
             self._ended.set()
+
+    async def _outcome_of(self, followed: Followed) -> Outcome | None:
+        """Wait for an outcome; return None if another wait has taken the place of this one."""
+        with followed.waiting:
+            while followed.is_held and (left := followed.due - time.time()) > 0:
+                with trio.move_on_after(min(left, 3600.0)):  # The clock may be set meanwhile.
+                    return await followed.outcome.outcome()
+            if followed.is_held:
+                followed.is_held = False
+                self._due += 1
+            return await followed.outcome.outcome()
+        return None
 
     async def _write(self, id: str, outcome: Outcome) -> None:
         key, record = wire.META + id, wire.encoded_result(id, outcome, datetime.now(UTC))
