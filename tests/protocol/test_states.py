@@ -227,9 +227,10 @@ def test_the_model_sees_that_a_node_goes_on_with_an_old_state(
 MUTANTS = {
     "a version that is not looked at": ("return version ~= expected and 'STALE ' .. version or nil", "return nil"),
     "a state that is changed before the fence": (
-        "if settled[id] or not mine(id, count) then",
+        "if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif lacking or trouble",
         "if change and not trouble and not mine(id, count) then\n"  # noqa: ISC004 - one text
-        "entities.change(prefix, group, key, change, '', '') end\nif settled[id] or not mine(id, count) then",
+        "entities.change(prefix, group, key, change, '', '') end\n"
+        "  if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif lacking or trouble",
     ),
     "a settlement without its state": ("if change and not trouble then", "if false then"),
     "a state that is committed twice": (
