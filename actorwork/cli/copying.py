@@ -9,7 +9,7 @@ import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option, unknown_source_of
 from actorwork.cli.output import many
-from actorwork.cli.sending import target_of
+from actorwork.cli.sending import source_named
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
@@ -32,7 +32,7 @@ def export(source: str, *, output: str, broker: str | None, timeout: float) -> N
     """
     from actorwork.clients.copying import export_source
 
-    name = target_of(source, None if source.startswith("actor:") else "source").source
+    name = source_named(source)
 
     async def talk(opened: Broker, step: Step) -> tuple[Copied, str | None]:
         with _opened(output, "w") as lines:
@@ -64,7 +64,7 @@ def import_(file: str, *, name: str | None, broker: str | None, timeout: float) 
     """
     from actorwork.clients.copying import import_source
 
-    chosen = None if name is None else target_of(name, None if name.startswith("actor:") else "source").source
+    chosen = None if name is None else source_named(name)
 
     async def talk(opened: Broker, step: Step) -> Copied:
         with _opened(file, "r") as lines:

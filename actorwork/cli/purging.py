@@ -8,7 +8,7 @@ import click
 
 from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option, unknown_source_of
 from actorwork.cli.output import as_json, many, print_json
-from actorwork.cli.sending import target_of
+from actorwork.cli.sending import source_named
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, Purgeable
@@ -34,7 +34,7 @@ def purge(
     """
     from actorwork.clients import purging
 
-    name = target_of(source, None if source.startswith("actor:") else "source").source
+    name = source_named(source)
 
     async def count(opened: Broker, step: Step) -> tuple[Purgeable, str | None]:
         with step():

@@ -84,6 +84,18 @@ def target_of(name: str, kind: Literal["actor", "source"] | None) -> Target:
     return Target(settings.default_source, f"the actor {title!r}", title=title)
 
 
+def source_named(name: str) -> str:
+    """Return the source that a command is given: by its own name, or as actor:TITLE."""
+    from actorwork.settings import SOURCE, SOURCE_IN_WORDS
+
+    if name.startswith("actor:"):
+        return target_of(name, None).source
+    if not SOURCE.fullmatch(name):
+        wanted = f"a source is {SOURCE_IN_WORDS}; that of an actor is written actor:TITLE"
+        raise click.UsageError(f"{wanted}; got {name!r}")
+    return name
+
+
 @attrs.frozen
 class InputLine:
     """One line of a file that is not blank."""

@@ -441,7 +441,7 @@ def _foreign(source: str, group: Mapping[bytes, Any], last: bytes, kept: int) ->
     return Finding(
         "groups",
         "warning",
-        f"{text}: {kept} entries that all actors have settled are kept for such groups",
+        f"{text}: such groups keep {kept} {'entry' if kept == 1 else 'entries'} that all actors have settled",
         f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}",
     )
 

@@ -100,6 +100,11 @@ class Flow(Generic[R_co]):
         self.results_ttl = DAY if results_ttl is None else seconds_of("results_ttl", results_ttl, above_zero=True)
         self.on_error: Step[Any] | None = None
         if on_error is not None:
+            if not callable(on_error):
+                raise TypeError(
+                    "on_error wants a function that takes the failures and returns a step, "
+                    f"such as lambda failures: step(ACTOR, failures); got {on_error!r}"
+                )
             self.on_error = failing = on_error(cast("list[Failed]", Hole(None, "result")))
             if not isinstance(failing, Step) or not isinstance(failing.part, MessagePart):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"on_error wants a function that returns a step with a message, got {failing!r}")

@@ -49,7 +49,9 @@ def test_a_purge_counts_asks_and_drops(shell: Shell):
     }
     assert "did you mean 'orders'?" in shell("purge", "oders", "--dry-run").stderr
     assert shell("purge", "actor:till", "--dry-run").stdout.startswith("would drop 0 messages of 'worker:")
-    assert "a source is 1 to 300 characters" in shell("purge", "no source", code=2).stderr
+    refused = shell("purge", "no source", code=2).stderr
+    assert "a source is 1 to 300 characters" in refused
+    assert "that of an actor is written actor:TITLE; got 'no source'" in refused
 
 
 def test_messages_are_listed_by_state_and_it_says_how_many_were_searched(shell: Shell):

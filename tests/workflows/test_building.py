@@ -229,6 +229,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a flow of a result": (lambda: Flow(RESULT), TypeError, r"; give the step itself, without \.result"),
     "also one step": (lambda: Flow(nap(1), also=nap(2)), TypeError, r"write also=\[…\] around <step 'nap'>"),  # type: ignore[call-overload]
     "also a number": (lambda: Flow(nap(1), also=[2]), TypeError, "also wants steps, or groups of them, got 2"),  # type: ignore[call-overload, list-item]
+    "a step as on_error": (lambda: Flow(nap(1), on_error=nap(2)), TypeError, "such as lambda failures: .*got <step"),  # type: ignore[call-overload]
     "a group of one step": (lambda: group(nap(1)), TypeError, r"write group\(\[…\]\) around <step 'nap'>"),  # type: ignore[call-overload]
     "after one step": (lambda: nap(1, after=nap(2)), TypeError, r"write after=\[…\] around <step 'nap'>"),  # type: ignore[arg-type]
     "a group of messages": (lambda: group([Note(1)]), TypeError, r"; step\(ACTOR, Note\(…\)\) makes a step"),  # type: ignore[list-item]
