@@ -1,6 +1,7 @@
 """Tasks of a real producer of Celery's are handled by actors, and their callers get the results."""
 
 import json
+import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -419,11 +420,13 @@ async def test_a_task_that_celery_delivers_again_is_handled_once(
     celery: Producer, celery_url: str, broker: str
 ) -> None:
     queue = CeleryQueue(celery_url, TASKS)
+    # A new id each time: the producer lives longer than a test, and keeps results.
+    task = str(uuid.uuid4())
     tree = [add, Child(partial(CeleryBridge, queue))]
     async with open_redis(wire.redis_url(celery_url)) as redis, open_system(tree, broker=broker):
-        assert await value_of(celery, await celery.send("shop.add", 1, task_id="once")) == 1
+        assert await value_of(celery, await celery.send("shop.add", 1, task_id=task)) == 1
         await until(partial(are_gone, redis, WAITING), "the first delivery")
-        await celery.send("shop.add", 1, task_id="once")
+        await celery.send("shop.add", 1, task_id=task)
         assert await value_of(celery, await celery.send("shop.add", 2)) == 2
         await until(partial(are_gone, redis, "celery", MOVING, WAITING), "the second delivery")
     assert [one[0] for one in seen] == [1, 2]
