@@ -78,7 +78,10 @@ def import_(file: str, *, name: str | None, broker: str | None, timeout: float) 
     known = done.messages + done.dead - done.new_messages - done.new_dead
     click.echo(f"added {new} to {done.source!r}{f'; {known:,} were there before' if known else ''}")
     if not done.is_whole:
-        raise click.ClickException("the file has no end, or less than it tells: export again, and import that")
+        raise click.ClickException(
+            "the file is incomplete: its last line, which counts the others, is missing or does not match them. What it"
+            " has was added; export again, and import that file, too"
+        )
 
 
 def _opened(path: str, mode: str) -> AbstractContextManager[IO[str]]:

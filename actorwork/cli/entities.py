@@ -36,7 +36,9 @@ def entities() -> None:
 
 @entities.command("ls", short_help="List the keys of an entity that have a state.")
 @click.argument("actor", metavar="ACTOR")
-@click.option("--since", type=Duration(least=0), metavar="TIME", help="Those that changed so long ago at most: 1h30m.")
+@click.option(
+    "--since", type=Duration(least=0), metavar="TIME", help="Only keys changed within this time, such as 1h30m."
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Show at most this many."
 )
@@ -132,11 +134,17 @@ def history(actor: str, key: str, *, limit: int, broker: str | None, timeout: fl
 @click.argument("key", metavar="KEY")
 @click.argument("state", metavar="JSON")
 @click.option(
-    "--version", "wanted", type=click.IntRange(min=0), metavar="N", help="Only if it has this version; 0: none."
+    "--version",
+    "wanted",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Only if the state has this version; 0 means that there is none.",
 )
-@click.option("--ttl", type=Duration(least=0.001), metavar="TIME", help="Keep it for so long; without it, for ever.")
+@click.option(
+    "--ttl", type=Duration(least=0.001), metavar="TIME", help="Keep the state this long; without it, forever."
+)
 @click.option("--force", is_flag=True, help=FORCE, allow_from_autoenv=False)
-@click.option("--reason", default="", help="Why; `audit` tells it.")
+@click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option
 @timeout_option
 @as_json
@@ -196,10 +204,12 @@ def put(
 @entities.command(short_help="Delete the state of a key.")
 @click.argument("actor", metavar="ACTOR")
 @click.argument("key", metavar="KEY")
-@click.option("--version", "wanted", type=click.IntRange(min=1), metavar="N", help="Only if it has this version.")
+@click.option(
+    "--version", "wanted", type=click.IntRange(min=1), metavar="N", help="Only if the state has this version."
+)
 @click.option("--force", is_flag=True, help=FORCE, allow_from_autoenv=False)
 @click.option("--yes", is_flag=True, help="Do not ask.", allow_from_autoenv=False)
-@click.option("--reason", default="", help="Why; `audit` tells it.")
+@click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option
 @timeout_option
 @as_json

@@ -58,7 +58,7 @@ def patience(timeout: float) -> float:
     return min(ANSWER_WITHIN, timeout * 0.7)
 
 
-@click.group(short_help="What runs where, and why nothing is happening.", invoke_without_command=True)
+@click.group(short_help="Show what runs where, and why nothing happens.", invoke_without_command=True)
 @broker_option
 @timeout_option
 @as_json
@@ -96,7 +96,7 @@ def print_overview(broker: str | None, timeout: float, *, json_output: bool, row
         print_table(headings, found[:rows])
 
 
-@inspect.command(short_help="The tree of a program, with its processes.")
+@inspect.command(short_help="Show the tree of a program, with its processes.")
 @click.argument("node", metavar="[NODE]", required=False)
 @broker_option
 @timeout_option
@@ -115,7 +115,7 @@ def tree(node: str | None, *, broker: str | None, timeout: float, json_output: b
         click.echo("\n".join(drawn(one.root, one.as_of)))
 
 
-@inspect.command(short_help="One node.")
+@inspect.command(short_help="Show one node.")
 @click.argument("node", metavar="NODE")
 @broker_option
 @timeout_option
@@ -145,7 +145,7 @@ def node(node: str, *, broker: str | None, timeout: float, json_output: bool) ->
     click.echo("\n".join(drawn(report.tree, report.at)))
 
 
-@inspect.command(short_help="One actor, on all nodes.")
+@inspect.command(short_help="Show one actor, on all nodes.")
 @click.argument("title", metavar="TITLE")
 @broker_option
 @timeout_option
@@ -171,7 +171,7 @@ def actor(title: str, *, broker: str | None, timeout: float, json_output: bool) 
     _print_held(found.in_hand)
 
 
-@inspect.command(short_help="One source.")
+@inspect.command(short_help="Show one source.")
 @click.argument("name", metavar="NAME")
 @broker_option
 @timeout_option
@@ -188,9 +188,14 @@ def source(name: str, *, broker: str | None, timeout: float, json_output: bool) 
     click.echo(one_line(f"read by {', '.join(found.actors) or 'no actor'}"))
 
 
-@inspect.command(short_help="One message.")
+@inspect.command(short_help="Show one message.")
 @click.argument("message_id", metavar="ID")
-@click.option("--source", metavar="NAME", help="Where to look for one that is not tracked.", allow_from_autoenv=False)
+@click.option(
+    "--source",
+    metavar="NAME",
+    help="The source in which to look for a message that is not tracked.",
+    allow_from_autoenv=False,
+)
 @broker_option
 @timeout_option
 @as_json
@@ -232,7 +237,7 @@ def message(message_id: str, source: str | None, *, broker: str | None, timeout:
             click.echo(f"{what:9} {one_line(text, 1000)}")
 
 
-@inspect.command(short_help="Where the threads and tasks of a node are.")
+@inspect.command(short_help="Show where the threads and tasks of a node are.")
 @click.argument("node", metavar="NODE")
 @broker_option
 @timeout_option

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Serve them there, under /metrics and /metrics/broker, and what waits in seconds of work under /scale, until "
-    "Ctrl-C; without it, print them once.",
+    help="Serve them at this address, under /metrics and /metrics/broker, and what waits in seconds of work under "
+    "/scale, until Ctrl-C; without it, print them once.",
 )
 @click.pass_context
 def metrics(context: click.Context, *, broker: str | None, timeout: float, listen: str | None) -> None:

@@ -70,10 +70,10 @@ def _source_name(name: str) -> str:
     return name
 
 
-@click.command(short_help="Let nodes begin no messages of an actor, of a source, or any.")
+@click.command(short_help="Stop nodes from beginning messages: of an actor, a source, or all.")
 @_of_what
-@click.option("--reason", default="", help="Why; `paused` and the logs show it.")
-@force_option("Pause also what no actor has run as, or read, so far.")
+@click.option("--reason", default="", help="The reason, which `paused` and the logs show.")
+@force_option("Pause also an actor that has not run, or a source that no actor has read, so far.")
 @broker_option
 @timeout_option
 def pause(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="SOURCE")
 @click.option("--dry-run", is_flag=True, help="Only count them.", allow_from_autoenv=False)
 @click.option("--yes", is_flag=True, help="Do not ask.", allow_from_autoenv=False)
-@click.option("--reason", default="", help="Why; receipts, `audit` and the logs tell it.")
+@click.option("--reason", default="", help="The reason, which receipts, `audit` and the logs show.")
 @broker_option
 @timeout_option
 @as_json

@@ -117,13 +117,14 @@ def config_option(function: Any) -> Any:
     "--sources",
     metavar="NAME,…",
     multiple=True,
-    help="Start only the actors that read one of these sources, and what reads none; actor:TITLE is an actor's own.",
+    help="Start only the actors that read one of these sources, and those that read none; actor:TITLE is"
+    " an actor's own.",
 )
 @click.option(
     "--concurrency",
     metavar="TITLE=N",
     multiple=True,
-    help="Let this actor handle so many messages at once in a process. May be given again.",
+    help="How many messages this actor handles at once in each process. May be given again.",
 )
 @click.option("--solo", is_flag=True, help="Run everything in this process, whatever processes the tree has.")
 @click.option(
@@ -135,7 +136,7 @@ def config_option(function: Any) -> Any:
     show_default=True,
     envvar="ACTORWORK_LOG_LEVEL",
     show_envvar=True,
-    help="Log what is as grave as this, or graver, to standard error: DEBUG, INFO, WARNING or ERROR. May be given again"
+    help="The lowest level to log, to standard error: DEBUG, INFO, WARNING or ERROR. May be given again"
     " for a logger: actorwork.streams=DEBUG.",
 )
 @click.option(

@@ -158,7 +158,7 @@ def graph(run_id: str, *, language: str, broker: str | None, timeout: float) -> 
 
 @runs.command(short_help="End a run.")
 @click.argument("run_id", metavar="ID")
-@click.option("--reason", default="", help="Why; `runs show` and the caller of the run see it.")
+@click.option("--reason", default="", help="The reason, which `runs show` prints and the caller of the run gets.")
 @broker_option
 @timeout_option
 def cancel(run_id: str, *, reason: str, broker: str | None, timeout: float) -> None:

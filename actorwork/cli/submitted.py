@@ -145,11 +145,11 @@ def _open(message_id: str, target: Target, wait: float | None, info: MessageInfo
 
 @click.command(short_help="Cancel a message that was submitted.")
 @_of_whom
-@click.option("--reason", default="", help="Why; the caller that waits for the outcome gets it.")
+@click.option("--reason", default="", help="The reason, which the caller that waits for the outcome gets.")
 @click.option(
     "--force",
     is_flag=True,
-    help="Replace the process of a handler that does not end for it, if that is one of a Process.",
+    help="Replace the process if the handler does not end when cancelled; only in a `Process`.",
     allow_from_autoenv=False,
 )
 @broker_option

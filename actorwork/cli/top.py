@@ -21,7 +21,7 @@ ROWS = 12
 """Rows of each table on the screen: what needs a person stands in front."""
 
 
-@click.command(short_help="What runs, live.")
+@click.command(short_help="Show what runs, live.")
 @click.option(
     "--every", type=Duration(least=0.2), default="2s", show_default=True, help="How often to look, in a terminal."
 )

@@ -32,16 +32,22 @@ class Lifetime(Duration):
 def _parts(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say what a trigger is."""
     for option in (
-        click.option("--reason", default="", help="Why; `audit` and `triggers show` tell it."),
-        click.option("--lifetime", type=Lifetime(least=0.001), help="End it so long after its first registration."),
-        click.option("--jitter", type=Duration(most=86_400), help="Spread its times over so long."),
-        click.option("--overlap", type=click.Choice(["allow", "skip"]), help="While a message of it is open."),
+        click.option("--reason", default="", help="The reason, which `audit` and `triggers show` print."),
+        click.option(
+            "--lifetime", type=Lifetime(least=0.001), help="End the trigger this long after it was first registered."
+        ),
+        click.option("--jitter", type=Duration(most=86_400), help="Delay each time by up to this long."),
+        click.option(
+            "--overlap",
+            type=click.Choice(["allow", "skip"]),
+            help="Whether to fire while an earlier message is not over.",
+        ),
         click.option("--catchup-window", type=Duration(), help="How old a missed time may be that still fires."),
         click.option("--catchup", type=click.Choice(["all", "one", "skip"]), help="Which missed times fire."),
-        click.option("--description", help="What it is for."),
-        click.option("--type", "wire", metavar="NAME", help="The type of the message, if it is no keyword arguments."),
+        click.option("--description", help="What the trigger is for."),
+        click.option("--type", "wire", metavar="NAME", help="The type of --message, unless that is keyword arguments."),
         click.option("--message", metavar="JSON", help="What it sends: keyword arguments as an object, or a message."),
-        click.option("--timezone", metavar="ZONE", help="Whose clock --cron is read on; UTC without it."),
+        click.option("--timezone", metavar="ZONE", help="The time zone of --cron; without it, UTC."),
         click.option("--cron", metavar="EXPRESSION", help='Five fields, or six: "30 2 * * *".'),
         click.option("--every", type=Duration(least=0.001), help="Fire at intervals, such as 5m or 1h30m."),
     ):
@@ -49,11 +55,13 @@ def _parts(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@triggers.command(short_help="Put a trigger there by hand.")
+@triggers.command(short_help="Add a trigger by hand.")
 @click.argument("actor")
 @click.argument("title")
 @_parts
-@click.option("--off", is_flag=True, help="It does not fire until `triggers change --on`.", allow_from_autoenv=False)
+@click.option(
+    "--off", is_flag=True, help="Add it switched off, until `triggers change --on`.", allow_from_autoenv=False
+)
 @force_option("Accept an actor that has not run at this broker.")
 @broker_option
 @timeout_option
@@ -152,10 +160,10 @@ def change(
     _tell("changed", _speak(broker, timeout, talk))
 
 
-@triggers.command(short_help="Have a trigger fire as its code declares it.")
+@triggers.command(short_help="Undo what was changed by hand in a trigger.")
 @click.argument("actor")
 @click.argument("title")
-@click.option("--reason", default="", help="Why; `audit` tells it.")
+@click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option
 @timeout_option
 def reset(actor: str, title: str, *, reason: str, broker: str | None, timeout: float) -> None:
@@ -170,10 +178,10 @@ def reset(actor: str, title: str, *, reason: str, broker: str | None, timeout: f
     _tell("reset", _speak(broker, timeout, talk))
 
 
-@triggers.command(short_help="Delete a trigger that was put by hand.")
+@triggers.command(short_help="Delete a trigger that was added by hand.")
 @click.argument("actor")
 @click.argument("title")
-@click.option("--reason", default="", help="Why; `audit` tells it.")
+@click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option
 @timeout_option
 def delete(actor: str, title: str, *, reason: str, broker: str | None, timeout: float) -> None:

@@ -106,7 +106,7 @@ def run(actor: str, title: str, *, broker: str | None, timeout: float) -> None:
 @triggers.command(short_help="Stop a trigger from firing.")
 @click.argument("actor")
 @click.argument("title", required=False)
-@click.option("--reason", default="", help="Why; `paused` and the logs show it.")
+@click.option("--reason", default="", help="The reason, which `paused` and the logs show.")
 @force_option("Pause also the triggers of an actor that has not run so far.")
 @broker_option
 @timeout_option

@@ -26,7 +26,7 @@ _FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
     default="127.0.0.1:8080",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where; beyond this machine only with users. Port 0 takes any that is free.",
+    help="The address to serve at. One that other machines reach needs users. Port 0 takes any free port.",
 )
 @click.option("--token-file", type=_FILE, help="A file with the token of all users; or ACTORWORK_WEB_TOKEN has it.")
 @click.option(
@@ -35,13 +35,15 @@ _FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="A file with a line NAME:ROLE:PASSWORD for each user; or ACTORWORK_WEB_PASSWORDS has the lines.",
 )
 @click.option("--trusted-header", metavar="NAME", help="A header by which a proxy names the user: X-Forwarded-User.")
-@click.option("--proxy", "proxies", multiple=True, metavar="ADDRESS", help="A proxy, or a network, to trust so.")
+@click.option(
+    "--proxy", "proxies", multiple=True, metavar="ADDRESS", help="A proxy whose --trusted-header counts, or a network."
+)
 @click.option("--role", default="admin", show_default=True, help="The role of users of the token or the header.")
-@click.option("--host", "hosts", multiple=True, metavar="NAME", help="A name that it answers to; without, to all.")
-@click.option("--root-path", default="", metavar="/PATH", help="Where a proxy has put it.")
+@click.option("--host", "hosts", multiple=True, metavar="NAME", help="A host name to answer to; without it, any.")
+@click.option("--root-path", default="", metavar="/PATH", help="The path at which a proxy serves it.")
 @click.option("--certificate", type=_FILE, help="A file with a certificate, for https.")
 @click.option("--certificate-key", type=_FILE, help="A file with its key.")
-@click.option("--reason-required", is_flag=True, help="Each action wants a reason.")
+@click.option("--reason-required", is_flag=True, help="Require a reason for each action.")
 @click.option(
     "--spool", type=click.Path(dir_okay=False, path_type=Path), help="The spool to show; else that of the broker."
 )
@@ -50,7 +52,7 @@ _FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
     default="INFO",
     show_default=True,
-    help="Log what is as grave as this, or graver, to standard error.",
+    help="The lowest level to log, to standard error.",
 )
 def web(
     *,

@@ -102,7 +102,7 @@ def conflict(key: str | None, wanted: int | None, found: int, *, is_busy: bool =
     if is_busy:
         why = "a node has a message of this key in hand, which may change it: try again"
     elif found:
-        why = f"it has the version {found}, not {wanted}: somebody has changed it since"
+        why = f"it has the version {found}, not {wanted}: it has been changed since"
     else:
         why = f"there is none, and not one of the version {wanted}"
     return StateConflict(f"the state of {key!r} was not changed: {why}", version=found)

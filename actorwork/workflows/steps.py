@@ -252,7 +252,9 @@ def _step(
     if name is not None:
         check_name("name", name)
     if "durability" in options:
-        raise TypeError("a step has no durability=…: the run sends it when its turn comes, and nobody waits there")
+        raise TypeError(
+            "a step has no durability=…: the run sends it when its turn comes, and no caller waits for that"
+        )
     sending = Sending.of(cast("Any", options))
     priority = settings.priority if sending.priority is None else sending.priority
     part = MessagePart(message, settings.default_source, settings.title, priority, sending, group)

@@ -281,7 +281,7 @@ def test_the_command_line_moves_a_source_and_says_what_it_did(tmp_path: Path):
         assert said in taken.output
     cut = runner.invoke(actorwork, ["import", "--broker", there], input=done.stdout.rpartition('{"end"')[0])
     assert cut.exit_code == 1
-    assert "the file has no end" in cut.output
+    assert "the file is incomplete" in cut.output
 
 
 def test_a_file_is_named_in_errors_and_written_and_read(tmp_path: Path):
