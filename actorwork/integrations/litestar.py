@@ -147,4 +147,5 @@ async def event_response(
     if stream is None:
         raise NotFoundException(detail="nothing is known of it, or is known no longer")
     headers = {name: value for name, value in stream.headers.items() if name != "Content-Type"}
-    return Stream(aiter(stream), headers=headers, media_type=stream.headers["Content-Type"])
+    media_type = stream.headers["Content-Type"].partition(";")[0]  # Litestar adds the character set itself
+    return Stream(aiter(stream), headers=headers, media_type=media_type)

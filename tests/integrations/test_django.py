@@ -241,6 +241,8 @@ def test_a_priority_has_a_level(project: Any, priority: int, level: str) -> None
         ({"broker": "amqp://localhost"}, {}, "amqp"),
         ({"patience": "soon"}, {}, "patience"),
         ({"queues": {"mial": {}}}, {}, "no queue 'mial'"),
+        ({"settings": {"concurency": 8}}, {}, "no setting 'concurency' of an actor; did you mean 'concurrency'?"),
+        ({"queues": {"mail": {"x": 8}}}, {}, "no setting 'x' of an actor; there are title, "),
         ({"settings": {"concurrency": 0}}, {}, "concurrency"),
         ({"settings": {"speed": 9}}, {}, "speed"),
         ({}, {"QUEUES": []}, "QUEUES of the backend 'default' is empty"),

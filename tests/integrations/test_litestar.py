@@ -59,7 +59,7 @@ def test_a_message_is_followed_to_its_end(counter: str) -> None:
         assert accepted.status_code == 202
         sent = accepted.json()["id"]
         followed = browser.get(f"/texts/{sent}/events")
-        assert followed.headers["content-type"].startswith("text/event-stream")
+        assert followed.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert followed.text.rstrip().splitlines()[-2] == "event: end"
         assert browser.get(f"/texts/{sent}").json() == {"id": sent, "status": "SUCCESS", "words": 4}
         assert browser.get("/texts/unheard-of").status_code == 404

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set as AbstractSet
+from difflib import get_close_matches
 from typing import Any
 
 import attrs
@@ -60,4 +61,10 @@ class Options:
             **self.settings,
             **self.queues.get(queue, {}),
         }
+        known = [field.alias for field in attrs.fields(Settings) if field.init]
+        for name in given:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+                raise SettingsError(f"there is no setting {name!r} of an actor; {hint}")
         return Settings(**given)
