@@ -62,7 +62,7 @@ def _address(url: str, check: str | None) -> str:
     path = parts.path.rstrip("/")
     if check is not None:
         if path.rpartition("/")[2] not in ("", *_CHECKS):
-            raise click.UsageError(f"--{check} and the path {one_line(path)!r} both say what to ask")
+            raise click.UsageError(f"--{check} and the path {one_line(path)!r} both name a check: leave out one")
         path = f"{path.rpartition('/')[0]}/{check}"
     return f"{parts.scheme}://{netloc}{path or '/live'}"
 

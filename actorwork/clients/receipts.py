@@ -46,7 +46,7 @@ class Receipt(Generic[R_co]):
             return await self._sender.driver.within(timeout, self._look)
         except OutOfTime:
             raise AskTimeout(
-                f"the broker did not say within {timeout:g} s what became of message {self.id}: is it reachable?"
+                f"the broker did not return the state of message {self.id} within {timeout:g} s: is it reachable?"
             ) from None
 
     async def status(self, *, timeout: Duration = 30) -> Status:

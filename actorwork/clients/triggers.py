@@ -299,7 +299,7 @@ async def _amend(
         )
         if record is not None:
             return record
-    raise BrokerError(f"others change the trigger {trigger!r} of {actor!r} all the time: try again", may_pass=True)
+    raise BrokerError(f"other clients keep changing the trigger {trigger!r} of {actor!r}: try again", may_pass=True)
 
 
 def _find(records: Sequence[TriggerRecord], actor: str, trigger: str) -> TriggerRecord | None:

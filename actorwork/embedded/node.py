@@ -412,7 +412,9 @@ class EmbeddedNode:
                 done(None)
 
         def fail(error: BrokerError) -> None:
-            self._emit(events.BrokerTrouble("releasing deliveries", str(error), "they stay ours until the lease ends"))
+            self._emit(
+                events.BrokerTrouble("releasing deliveries", str(error), "this node keeps them until its lease ends")
+            )
 
         self._writer.order(Order(lambda store: _release(store, deliveries), tell, failed or fail, len(deliveries)))
 

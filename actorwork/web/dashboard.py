@@ -201,7 +201,7 @@ class Dashboard:
         if request.method == "POST":
             return await self._act(request, access, root, name, is_api=is_api)
         if request.method not in ("GET", "HEAD"):
-            raise Refused(f"no {request.method[:20]} here", 405)
+            raise Refused(f"this address takes GET and POST, not {request.method[:20]}", 405)
         if name in ACTIONS:
             raise Refused("an action wants POST", 405)
         if name == "/":
@@ -278,7 +278,7 @@ class Dashboard:
             # A user may lose a right while a page is open.
             now = await access_of(self._options.rules, request)
             if now is None or now.permissions != access_then.permissions:
-                raise Refused("access has changed", 403)
+                raise Refused("your rights have changed: reload the page", 403)
             facts = await self._seen(page, await self._sight(access, parameters))
             return self._renderer.main(page.template, facts, frame)
 
@@ -390,7 +390,7 @@ async def read_form(request: Request, *, is_json: bool) -> Form:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     wanted = "application/json" if is_json else "application/x-www-form-urlencoded"
     if kind != wanted:
-        raise Refused(f"this wants Content-Type: {wanted}, got {kind[:100] or 'none'}", 415)
+        raise Refused(f"this request wants Content-Type: {wanted}, got {kind[:100] or 'none'}", 415)
     body = bytearray()
     with anyio.move_on_after(BODY_WITHIN) as waiting:
         try:

@@ -97,7 +97,7 @@ class Form:
         """Return a field that is a text; without it, the request is refused."""
         value = self.text(name)
         if not value:
-            raise Refused(f"this wants the field {name!r}")
+            raise Refused(f"this request wants the field {name!r}")
         return value
 
     def texts(self, name: str) -> Sequence[str]:

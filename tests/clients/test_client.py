@@ -223,7 +223,9 @@ async def test_the_status_of_a_receipt_is_not_waited_for_longer_than_asked(
         monkeypatch.setattr(broker.states, "find", is_away)
         mock_clock.autojump_threshold = 0
         began = trio.current_time()
-        with pytest.raises(AskTimeout, match=r"the broker did not say within 5 s what became of message .* reachable"):
+        with pytest.raises(
+            AskTimeout, match=r"the broker did not return the state of message .* within 5 s: is it reachable"
+        ):
             await receipt.status(timeout="5s")
         assert trio.current_time() - began == 5
 

@@ -449,7 +449,7 @@ async def test_a_source_is_purged_after_it_was_counted():
             "a test order",
             4,
         )
-        assert "waits that no node" in (await guest.do("/sources/purge", 404, source="orders"))["error"]
+        assert "has no message to drop" in (await guest.do("/sources/purge", 404, source="orders"))["error"]
         await guest.do("/sources/purge", 400, source="no source!")
         assert "Purge orders" not in await guest.page("/sources")
     async with visit("operator") as guest:

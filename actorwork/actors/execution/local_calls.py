@@ -81,7 +81,7 @@ def _handler_now(worker: Worker, call: LocalCall) -> tuple[Handler, dict[str, An
     except MessageRefused as error:
         refusal = error
     if call.queue is Queue.SYSTEM:
-        raise _death_pact(worker, f"watches an actor, and has no handler for what came of it: {message}")
+        raise _death_pact(worker, f"watches an actor, and has no handler that takes its end: {message}")
     raise _Refused from refusal
 
 

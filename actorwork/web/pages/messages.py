@@ -231,7 +231,7 @@ async def plan_send(sight: Sight, form: Form) -> Plan:
     except ValueError as error:
         raise Refused(f"the delay: {error}") from None
     if not math.isfinite(delay):
-        raise Refused("a delay is finite")
+        raise Refused("the delay wants a finite number of seconds")
 
     async def do() -> Done:
         envelope = Envelope(

@@ -196,7 +196,7 @@ async def plan_purge(sight: Sight, form: Form) -> Plan:
     purging = sight.broker.purging
     found = await purging.count(source)
     if not found.total:
-        raise not_found(f"nothing of {source!r} waits that no node has been given")
+        raise not_found(f"{source!r} has no message to drop: it is empty, or nodes have all of its messages")
     most = min(found.total, MOST_PURGED)
     reason = form.text("reason") or "its source was purged"
 
