@@ -222,8 +222,8 @@ def speak(
     except BaseExceptionGroup as group:
         error = group
     for leaf in leaves(error):
-        if isinstance(leaf, (click.ClickException, KeyboardInterrupt)):
-            raise leaf
+        if isinstance(leaf, (click.ClickException, KeyboardInterrupt, BrokenPipeError)):
+            raise leaf  # (a pipe whose reader has gone: Click ends quietly)
         if isinstance(leaf, trio.TooSlowError):
             because = f" ({one_line(printer.trouble)})" if printer.trouble else ""
             raise click.ClickException(f"the broker did not answer within {timeout:g} s{because}")

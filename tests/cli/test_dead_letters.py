@@ -1,6 +1,9 @@
 """`actorwork dead`: dead letters are listed, sent again, changed, dropped and exported."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -19,7 +22,7 @@ from actorwork.settings import Settings
 from actorwork.testing.memory import MemoryBroker
 from tests.patience import PATIENCE
 
-from .conftest import Shell
+from .conftest import HOUSE, Shell
 
 
 class Till(Actor):
@@ -344,6 +347,26 @@ def test_letters_are_exported_and_sent_again_from_the_file(shell: Shell, letters
     assert shell.json("dead", "import", "letters.ndjson") == {"read": 3, "new": 0}
     assert shell.backlog("orders") == 2
     assert shell.backlog("returns") == 1
+
+
+@pytest.mark.parametrize("command", [("dead", "export"), ("export", "orders")])
+def test_an_export_whose_reader_has_gone_ends_without_a_word(
+    shell: Shell, letters: dict[str, DeadLetter], command: tuple[str, ...]
+):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "actorwork", *command],
+            env={**os.environ, "PYTHONPATH": str(HOUSE), "ACTORWORK_BROKER": shell.url},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_an_export_can_be_selected_and_piped(shell: Shell, letters: dict[str, DeadLetter]):
