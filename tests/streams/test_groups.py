@@ -97,7 +97,9 @@ async def test_a_foreign_group_that_keeps_entries_for_long_is_named_once_and_by_
         assert "XGROUP DESTROY orders monitor" in advice.advice
         findings = [finding for finding in await scene.broker.diagnose() if finding.subject == "groups"]
         assert [finding.level for finding in findings] == ["ok", "warning"]
-        assert "'monitor' of 'orders' is no actor's (0 pending, some unread): such groups keep 1 entry" in findings[1].text
+        assert (
+            "'monitor' of 'orders' is no actor's (0 pending, some unread): such groups keep 1 entry" in findings[1].text
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- destroyed groups
