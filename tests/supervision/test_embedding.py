@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -168,29 +169,40 @@ class Counter(Actor):
 COUNTS = [2000, pytest.param(10_000, marks=pytest.mark.long)]
 
 
-async def many(count: int) -> tuple[float, float, float]:
-    """Start `count` actors, ask each, and stop them; return the seconds of computing for each of the three."""
+async def is_linear(measure: Callable[[int], Awaitable[float]], count: int) -> bool:
+    """Whether `count` cost about ten times as much as a tenth of them, and not a hundred times, in one of three tries.
+
+    Whatever else the machine does makes a try dearer, and none cheaper. A collection of garbage looks at what all tests
+    have left, so there is none meanwhile.
+    """
+    gc.disable()
+    try:
+        for _ in range(3):
+            few = await measure(count // 10)
+            if await measure(count) < 40 * max(few, 0.02):
+                return True
+        return False
+    finally:
+        gc.enable()
+
+
+async def many(count: int) -> float:
+    """Start `count` actors, ask each, and stop them; return the seconds of computing."""
     kept = Kept()
-    began = time.process_time()
+    began = time.thread_time()
     async with open_system(DynamicSupervisor(Counter, name="d"), broker=FakeBroker(), emit=kept) as system:
         dynamic = system.supervisor("d")
         refs = [await dynamic.start_child(number) for number in range(count)]
-        started = time.process_time()
         answers = [await ref.ask("number") for ref in refs]
-        asked = time.process_time()
         assert answers == list(range(count))
         assert len(await dynamic.which_children()) == count
-    stopped = time.process_time()
     assert len(kept.of(events.ChildExited)) == count + 1
-    return started - began, asked - started, stopped - asked
+    return time.thread_time() - began
 
 
 @pytest.mark.parametrize("count", COUNTS)
 async def test_thousands_of_actors_start_answer_and_stop(count: int):
-    """Starting and stopping are linear: ten times as many cost about ten times as much, not a hundred times."""
-    few = await many(count // 10)
-    lots = await many(count)
-    assert sum(lots) < 40 * max(sum(few), 0.05), "together, since a collection of garbage may fall into either"
+    assert await is_linear(many, count)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -199,21 +211,15 @@ async def test_thousands_of_static_children_start_and_stop(count: int):
 
     async def static(count: int) -> float:
         stage = Stage()
-        began = time.process_time()
+        began = time.thread_time()
         async with stage.tree([stage.child(f"c{n}") for n in range(count)]) as root:
             for n in range(50):
                 await root.terminate_child(f"c{n}")
         assert stage.log[:2] == ["+c0", "+c1"]
         assert stage.log[-1] == "-c50"
-        return time.process_time() - began
+        return time.thread_time() - began
 
-    # A collection of garbage looks at what all tests have left, and takes longer than the children do.
-    gc.disable()
-    try:
-        few = await static(count // 10)
-        assert await static(count) < 40 * max(few, 0.02)
-    finally:
-        gc.enable()
+    assert await is_linear(static, count)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -233,11 +239,10 @@ async def test_many_restarts_in_a_wide_window_are_linear(count: int):
                 done.set()
                 await trio.sleep_forever()
 
-        began = time.process_time()
+        began = time.thread_time()
         wide = Intensity(restarts=1_000_000, period=3600)
         async with stage.tree([Child(hopeless)], intensity=wide):
             await done.wait()
-        return time.process_time() - began
+        return time.thread_time() - began
 
-    few = await storm(count // 10)
-    assert await storm(count) < 40 * max(few, 0.02)
+    assert await is_linear(storm, count)
