@@ -430,6 +430,7 @@ def export(*, selection: Selection, file: Path | None, broker: str | None, timeo
             async for page in all_pages:
                 out.writelines(f"{exported(letter)}\n" for letter in page)
                 count += len(page)
+        out.flush()  # A reader of the pipe that has gone is noticed here, and not when Python ends.
         return count
 
     if file is None:
