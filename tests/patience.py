@@ -5,7 +5,13 @@ slow one allows for `BUSY` seconds, and one whose quick way takes milliseconds t
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
+
+import trio
+
+from actorwork import Unconfirmed
+
+T = TypeVar("T")
 
 PATIENCE: Final = 120.0
 """Seconds that a test waits for what has to happen: it only ends a wait in vain, so a green test never needs it."""
@@ -22,3 +28,13 @@ async def best_of(trial: Callable[[], Awaitable[float]], *, below: float) -> flo
             break
         best = min(best, await trial())
     return best
+
+
+async def confirmed(send: Callable[[], Awaitable[T]]) -> T:
+    """Send until it is confirmed: on a busy machine a replica may take longer than a wait may."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                return await send()
+            except Unconfirmed:
+                await trio.lowlevel.checkpoint()

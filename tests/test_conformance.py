@@ -52,8 +52,7 @@ class OnCluster(ContractTests):
 
     @pytest.fixture(autouse=True)
     def _store(self, redis_cluster: RedisCluster) -> None:
-        for member in redis_cluster.primaries:
-            member.call("FLUSHALL")
+        redis_cluster.flush()
         self.url = redis_cluster.url
 
     def opener(self) -> Opener:

@@ -153,7 +153,7 @@ def _fits(value: Json, annotation: Any) -> bool:
     return fits(value, annotation)
 
 
-# An error of a conversion is told by the module that converts: a handler that converts nothing has none.
+# The module that converts puts its errors into words; a handler that converts nothing never imports it.
 
 
 def _error_of(error: BaseException, annotation: Any) -> CodecError:

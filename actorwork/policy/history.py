@@ -1,7 +1,7 @@
 """What a node has done in each minute of the last hour, as a report carries it.
 
     Past        the minutes as values: what was settled, what became a dead letter, the load, the memory
-    Recorder    makes them of sums that grow, whenever it is told these
+    Recorder    makes them of sums that grow, whenever its owner passes these
     written     as text: of a thousand reports, JSON numbers would cost a third of the time to read them
     summed      those of many nodes, minute by minute
 
@@ -48,7 +48,7 @@ class _Minute:
 
 
 class Recorder:
-    """Puts what is new in growing sums to the minute in which it is told them."""
+    """Puts what is new in growing sums to the minute in which its owner passes them."""
 
     def __init__(self) -> None:
         self._minutes: deque[_Minute] = deque(maxlen=MINUTES)

@@ -132,6 +132,11 @@ class RedisCluster:
             if member.process is not None:
                 member.call("CLUSTER", "SETSLOT", number, "NODE", target_id)
 
+    def flush(self) -> None:
+        """Forget all data; the slots stay where they are."""
+        for member in self.primaries:
+            member.call("FLUSHALL")
+
     def kill(self) -> None:
         for member in self.members:
             with suppress(ProcessLookupError):

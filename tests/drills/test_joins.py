@@ -115,8 +115,7 @@ async def test_a_node_that_dies_between_the_slots_of_a_member_and_its_body_lets_
 ):
     """The run is in the slot of its members; the bodies are in another one, and the receipts in a third."""
     assert len({key_slot(source) for source in (MEMBERS, JOINS, RECEIPTS)}) == 3
-    for member in three.primaries:
-        member.call("FLUSHALL")
+    three.flush()
     await die_while_joining(drill, three.url, crash_at)
 
 

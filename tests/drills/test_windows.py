@@ -446,8 +446,7 @@ def three() -> Generator[RedisCluster]:
 async def test_what_a_node_that_died_has_sent_to_another_slot_arrives_once(
     drill: Drill, three: RedisCluster, point: str
 ):
-    for member in three.primaries:
-        member.call("FLUSHALL")
+    three.flush()
     async with open_place(three.url) as place:
         dying = await drill.start_up("worker", three.url, lease=2, max_crashes=MANY, crash_at=f"{point}:2")
         sent = await place.send_numbers("work", range(20))

@@ -26,8 +26,7 @@ def servers() -> Generator[RedisCluster]:
 
 @pytest.fixture
 def url(servers: RedisCluster) -> str:
-    for member in servers.primaries:
-        member.call("FLUSHALL")
+    servers.flush()
     return servers.url
 
 

@@ -1,7 +1,7 @@
 """Redis Cluster: every command where its keys are, also while these move."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_sentinel import Member
 from actorwork.testing.redis_server import open_redis_server
 from actorwork.workflows import Step, step
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, confirmed
 
 NAMES = [f"source-{number}" for number in range(12)]
 """Some of them are at each primary."""
@@ -48,8 +48,7 @@ def servers() -> Generator[RedisCluster]:
 
 @pytest.fixture
 def cluster(servers: RedisCluster) -> RedisCluster:
-    for member in servers.primaries:
-        member.call("FLUSHALL")
+    servers.flush()
     return servers
 
 
@@ -437,16 +436,6 @@ def replicated() -> Generator[RedisCluster]:
 
 ONE = Durability("replicated", within=5)
 TWO = Durability("replicated", 2, within=0.05)
-
-
-async def confirmed(send: Callable[[], Awaitable[Any]]) -> Any:
-    """Send until it is confirmed: on a busy machine a replica may take longer than a wait may."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            try:
-                return await send()
-            except Unconfirmed:
-                await trio.lowlevel.checkpoint()
 
 
 def waits_at(member: Member) -> int:

@@ -1,7 +1,7 @@
 """Messages that count as sent once replicas, or disks, have them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from actorwork.errors import BrokerError, SettingsError
 from actorwork.message import Envelope, Unique
 from actorwork.testing.redis_sentinel import Member, wait_for
 from actorwork.testing.redis_server import RedisServer, open_redis_server
-from tests.patience import PATIENCE
+from tests.patience import confirmed
 
 T = TypeVar("T")
 
@@ -50,16 +50,6 @@ def message(id: str, durability: Any, **terms: Any) -> Envelope:
 
 ONE = Durability("replicated", within=5)
 TWO = Durability("replicated", 2, within=QUICK)
-
-
-async def confirmed(send: Callable[[], Awaitable[T]]) -> T:
-    """Send until it is confirmed: on a busy machine a replica may take longer than a wait may."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            try:
-                return await send()
-            except Unconfirmed:
-                await trio.lowlevel.checkpoint()
 
 
 def client_of(broker: Any) -> Any:

@@ -36,8 +36,7 @@ def servers() -> Generator[RedisCluster]:
 
 @pytest.fixture
 def cluster(servers: RedisCluster) -> RedisCluster:
-    for member in servers.primaries:
-        member.call("FLUSHALL")
+    servers.flush()
     return servers
 
 

@@ -855,7 +855,7 @@ end
 -- Starts a run from the JSON of streams/plans.py; returns false if there is one with its id. `text` is the JSON, for a run that may
 -- be in another slot.
 --
--- On a cluster, whoever starts it has seen to it that the id is that of runs at this home alone (streams/runs.py).
+-- On a cluster, the caller that starts it has claimed the id for this home alone (streams/runs.py).
 local function start_run(new, text)
   if text and away.is(new.home) then
     away.act(new.home, 'start', text)

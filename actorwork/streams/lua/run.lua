@@ -131,7 +131,7 @@ elseif what == 'retry' then
 elseif what == 'forget' then
   if not OPEN[r.status] and redis.call('HEXISTS', r.at, 'closing') == 0 then
     redis.call('DEL', r.at)
-    if not KEYS.tag then -- On a cluster, whoever calls this does so: it is in another slot.
+    if not KEYS.tag then -- On a cluster, the caller does so: it is in another slot.
       redis.call('DEL', 'actorwork:flow:' .. r.run)
     end
     for _, suffix in ipairs(SUFFIXES) do

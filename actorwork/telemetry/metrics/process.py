@@ -1,4 +1,4 @@
-"""What the process costs, from the standard library and /proc: read when somebody reads the metrics, and never else.
+"""What the process costs, from the standard library and /proc: read with the metrics, and never else.
 
 The names are those that Prometheus' own clients give these, so dashboards that are there already show them.
 """

@@ -69,7 +69,7 @@ class InHand(NonRecordingSpan):
             return INVALID_SPAN_CONTEXT
         headers = delivery.headers
         if TRACEPARENT not in headers:
-            # Whether a message was sampled is no longer known when its actor is told that it has failed.
+            # Whether a message was sampled is no longer known when `failed` of its actor runs.
             is_decided = self._sampling.ratio is not None and FAILED not in headers
             return unsampled_root(delivery) if is_decided else INVALID_SPAN_CONTEXT
         found = span_context_from(headers)
