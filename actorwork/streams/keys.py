@@ -30,6 +30,8 @@
     actorwork:{<source>}:swept:<group>            when the entries are looked at next, and where (lua/maintain.lua)
     actorwork:{<source>}:tended:<group>           when a node maintained it last, and what is due (lua/tended.lua)
     actorwork:{<source>}:outbox                   on a cluster, messages for other slots, a stream (outbox.py)
+    actorwork:{<source>}:held:<group>             on a cluster, deliveries that are settled with others (joint.py)
+    actorwork:{<source>}:decided:<batch>          whether they were
     actorwork:{<source>}:lost:<group>             which node searches for lost messages (lua/maintain.lua)
     actorwork:node:<node>                         a node's lease
     actorwork:{actorwork:node:<node>}:report      what it reports of itself
@@ -178,6 +180,14 @@ def past(source: str, group: str, key: str) -> str:
 
 def outbox(source: str) -> str:
     return f"{prefix(source)}outbox"
+
+
+def held(source: str, group: str) -> str:
+    return f"{prefix(source)}held:{group}"
+
+
+def decided(home: str, batch: str) -> str:
+    return f"{prefix(home)}decided:{batch}"
 
 
 def trigger(source: str, id: str) -> str:

@@ -54,9 +54,9 @@ class Outbox:
             while source in self._wanted:
                 self._wanted.discard(source)
                 try:
-                    following = await forward(self._client, source, partial(self._trouble, source))
+                    following = await forward(self._client, source, partial(self.trouble, source))
                 except RedisError as error:
-                    self._trouble(source, source, error)
+                    self.trouble(source, source, error)
                     continue
                 for target in following:
                     self.forward_soon(target)
@@ -64,7 +64,8 @@ class Outbox:
             self._running.discard(source)
             self._waiters.unpark_all()
 
-    def _trouble(self, source: str, target: str, error: RedisError) -> None:
+    def trouble(self, source: str, target: str, error: RedisError) -> None:
+        """Report, once a second for each target, that something cannot be forwarded to it."""
         now = trio.current_time()
         if now >= self._complain_at.get(target, 0.0):
             self._complain_at[target] = now + _AGAIN_AFTER

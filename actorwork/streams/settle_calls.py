@@ -2,6 +2,7 @@
 
     settle           any settlements of one stream: lua/settle.lua, or settle_plain.lua for nothing but plain acks
     settle_together  settlements of several streams, all or none: lua/settle_together.lua
+    hold             deliveries that are settled together with those of another slot: lua/hold.lua
 
 A call is sent again, under the number that its caller gave it, until Redis has answered: the script repeats its answer
 to a call that it has carried out. Errors that may pass are tried again for as long as the node lives; any other raises
@@ -59,7 +60,7 @@ class SettleCalls:
     """Calls the scripts that settle, for one node. Each call returns the four values of the script's answer."""
 
     def __init__(self, client: RedisClient, emit: EventSink) -> None:
-        self._client = client
+        self.client = client
         self._emit = emit
         self.outbox: Outbox | None = None
         """On a cluster, forwards what is published to sources in other slots."""
@@ -117,8 +118,8 @@ class SettleCalls:
         attempt = 0
         while True:
             try:
-                starts = [await claimed(self._client, plan) for plan in settlement.starts]
-                continues = settlement.continues and await claimed(self._client, settlement.continues)
+                starts = [await claimed(self.client, plan) for plan in settlement.starts]
+                continues = settlement.continues and await claimed(self.client, settlement.continues)
             except RedisError as error:
                 attempt += 1
                 if not may_pass(error):
@@ -138,11 +139,28 @@ class SettleCalls:
                 outbox.forward_soon(own)
                 return
 
+    async def hold(self, in_flight: InFlightEntries, noted: str, deliveries: Sequence[Delivery]) -> list[Any]:
+        """Let no other node take deliveries over that are settled together with those of another slot (joint.py)."""
+        first, last = entries.bounds(delivery.token[0] for delivery in deliveries)
+        args: list[Any] = [in_flight.keys.prefix, in_flight.group, in_flight.incarnation, noted]
+        args += (first, last, len(deliveries))
+        for delivery in deliveries:
+            args += delivery.token[:2]
+        script_keys = (in_flight.stream, keys.held(in_flight.source, in_flight.group))
+        return await self._run(in_flight, scripts.HOLD, script_keys, args, 1)
+
     async def settle_together(
-        self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
+        self,
+        in_flight: InFlightEntries,
+        together: Together,
+        published: Sequence[Envelope],
+        batch: tuple[str, Sequence[tuple[str, Sequence[Any]]]] | None = None,
     ) -> tuple[list[tuple[Delivery, Settlement]], list[Any]]:
         """Apply settlements of several streams at once; return them in the order in which the script counts them, and
         its answer.
+
+        They may belong to a larger `batch` with deliveries of other slots (joint.py): the key at which the script notes
+        that it is settled, and what is put into the outbox then, each with the source for which it is.
         """
         by_stream: dict[InFlightEntries, list[tuple[Delivery, Settlement]]] = {}
         for delivery, settlement in together.settled:
@@ -150,18 +168,21 @@ class SettleCalls:
         args: list[Any] = [in_flight.number, in_flight.group, in_flight.incarnation, len(published)]
         try:
             _add_published(args, published, in_flight.source, self.outbox)
+            decided, ends = batch or ("", ())
+            args += (decided, len(ends))
+            for source, values in ends:
+                args += (source, len(values), *values)
             for stream, some in by_stream.items():
                 ends = entries.bounds(delivery.token[0] for delivery, _ in some)
                 args += (stream.keys.prefix, *ends, len(some))
                 for delivery, settlement in some:
-                    outcome = Outcome("done", settlement.result or b"null") if isinstance(settlement, Ack) else None
-                    args += _delivery_args(stream, delivery, outcome)
+                    args += delivery_args(stream, delivery, outcome_of(settlement))
         except (ValueError, RecursionError) as error:
             raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
         record = in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level)
         script_keys = (record, *(stream.stream for stream in by_stream))
         answer = await self._run(in_flight, scripts.SETTLE_TOGETHER, script_keys, args, 1)
-        if self.outbox is not None:
+        if self.outbox is not None and batch is None:
             self._forward(self.outbox, in_flight, [(together.settled[0][0], together, published)])
         return [one for some in by_stream.values() for one in some], answer
 
@@ -173,7 +194,7 @@ class SettleCalls:
             _BEFORE()
         while True:
             try:
-                answer = await self._client.run_script(script, script_keys, args, idempotent=True)
+                answer = await self.client.run_script(script, script_keys, args, idempotent=True)
                 if not isinstance(answer, list) or len(cast("list[Any]", answer)) != _ANSWERED:
                     raise InvalidResponse(f"the settlement got {answer!r:.100} as its reply")
                 break
@@ -194,6 +215,11 @@ class SettleCalls:
 def is_of_run(settlement: Ack) -> bool:
     """Whether a settlement starts a run, or adds steps to one."""
     return bool(settlement.starts or settlement.continues or settlement.expands)
+
+
+def outcome_of(settlement: Settlement) -> Outcome | None:
+    """Return the outcome of one of several deliveries that are settled together."""
+    return Outcome("done", settlement.result or b"null") if isinstance(settlement, Ack) else None
 
 
 def pause_after(attempt: int) -> float:
@@ -260,7 +286,7 @@ def _add_other(
         kind = f"={kind}"
         extras = (*extras, *_change_args(change))
     tried = settlement.failure if isinstance(settlement, Retry) else None
-    args += (kind, *_delivery_args(in_flight, delivery, outcome, tried), len(published))
+    args += (kind, *delivery_args(in_flight, delivery, outcome, tried), len(published))
     _add_published(args, published, in_flight.source, outbox)
     args += extras
 
@@ -294,7 +320,7 @@ def _step_args(
     return "step", entry, count, delivery.id, claim, flow, result, delivery.attempt, received, started, actor
 
 
-def _delivery_args(
+def delivery_args(
     in_flight: InFlightEntries, delivery: Delivery, outcome: Outcome | None, tried: Failure | None = None
 ) -> tuple[bytes | str | int, ...]:
     entry, count, _, *held_keys = delivery.token

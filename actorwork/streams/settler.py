@@ -16,7 +16,7 @@ abandoned: its entry stays pending, and runs again after this node has ended.
 
 Deliveries that were handled together and publish are settled by one script for all their streams. It has a flush of its
 own in the queue of the first one's stream, so what an actor publishes keeps its order. If one of them is not ours any
-more, none is settled, and the others are released.
+more, none is settled, and the others are released. On a cluster they may be in several slots: joint.py.
 """
 
 from __future__ import annotations
@@ -47,10 +47,6 @@ _LOST: Final = b"lost"
 _UNTOLD: Final = b"untold"
 _STALE: Final = b"STALE "
 """How an error of the script begins that names the version of a state instead of the one its handler ran on."""
-_APART: Final = (
-    b"they are in several slots of the cluster, where no script can settle them together: let the actor publish for "
-    b"each message by itself, or give it one source"
-)
 _MAY_PASS: Final = b"NOPERM"
 _MAY_NOT_PUBLISH: Final = b"NOPERM the source "
 """How errors of the script begin that are about a right of this user's (lua/rights.lua), or the right to publish
@@ -215,9 +211,6 @@ class Settler:
     async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Item]:
         """Apply a batch; return those of it that were refused for a reason that may pass. They are queued again."""
         if others and type(others[0][1]) is Together:
-            if self.calls.outbox is not None and _are_apart(others[0][1]):
-                self._conclude_together(in_flight, others[0][1].settled, (), [0, _APART])
-                return []
             await self._flush_together(in_flight, others[0][1], others[0][2])
             return []
         answer = await self.calls.settle(in_flight, plain, others)
@@ -227,7 +220,12 @@ class Settler:
     async def _flush_together(
         self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
     ) -> None:
-        in_order, answer = await self.calls.settle_together(in_flight, together, published)
+        if (outbox := self.calls.outbox) is None:
+            in_order, answer = await self.calls.settle_together(in_flight, together, published)
+        else:
+            from actorwork.streams.joint import settle_jointly  # noqa: PLC0415 - only on a cluster
+
+            in_order, answer = await settle_jointly(self.calls, outbox, in_flight, together, published)
         _report(self._emit, in_flight, [delivery for delivery, _ in in_order], answer[3], 0)
         self._conclude_together(in_flight, in_order, set(answer[1]), answer[2])
 
@@ -400,13 +398,6 @@ class Settler:
 def _is_no_more(settlement: Settlement | PublishOnly) -> bool:
     """Whether a settlement is an ack whose result nobody waits for, and nothing else."""
     return type(settlement) is Ack and not is_of_run(settlement)
-
-
-def _are_apart(together: Together) -> bool:
-    """Whether deliveries that were handled together are in several slots of a cluster."""
-    from actorwork.streams.transport.slots import key_slot  # noqa: PLC0415 - only on a cluster
-
-    return len({key_slot(delivery.token[2].source) for delivery, _ in together.settled}) > 1
 
 
 def _report(

@@ -8,21 +8,25 @@ dead nodes to the script. That still takes an entry only from an owner that has 
 If the leases cannot be looked at within a second, since their primary is away, nobody is taken for dead: due messages
 enter, and released ones are taken over, all the same.
 
-On the way it looks whether the outbox of a source holds messages that a node has left there.
+On the way it looks whether the outbox of a source holds messages that a node has left there, and whether a node has
+died while it held deliveries for a batch over several slots: whether those are settled is decided then (joint.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from random import SystemRandom
 from typing import Any, Final, cast
 
 import trio
 
 from actorwork.streams import keys
+from actorwork.streams.joint import drop_undecided, nodes_of
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.outbox import Outbox
 from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.redis_py import RedisError
 
 _chance: Final = SystemRandom()
 _PATIENCE: Final = 1.0
@@ -49,15 +53,28 @@ class Survey:
         self, group: str, incarnation: str, sources: Sequence[str], streams: Sequence[str]
     ) -> bytes | str | None:
         """Return the dead owners of entries, as lua/maintain.lua wants them; None if this node holds no lease."""
+        undecided: dict[str, set[bytes]] = {}
+        found: bytes | str | None = NOBODY
         with trio.move_on_after(_PATIENCE):
-            return await self._dead(group, incarnation, sources, streams)
-        return NOBODY
+            found = await self._dead(group, incarnation, sources, streams, undecided)
+        if undecided:
+            with trio.move_on_after(_PATIENCE), suppress(RedisError):
+                for source, batches in undecided.items():
+                    for noted in batches:
+                        await drop_undecided(self._client, source, group, noted)
+        return found
 
     async def _dead(
-        self, group: str, incarnation: str, sources: Sequence[str], streams: Sequence[str]
+        self,
+        group: str,
+        incarnation: str,
+        sources: Sequence[str],
+        streams: Sequence[str],
+        undecided: dict[str, set[bytes]],
     ) -> bytes | str | None:
         commands: list[tuple[str, ...]] = [("EXISTS", keys.lease(incarnation))]
         commands += [("XLEN", keys.outbox(source)) for source in sources]
+        commands += [("HVALS", keys.held(source, group)) for source in sources]
         commands += [("XPENDING", stream, group) for stream in streams]
         if _chance.random() < _IDLE_TOO:
             commands += [("XINFO", "CONSUMERS", stream, group) for stream in streams]
@@ -67,12 +84,20 @@ class Survey:
         for source, waiting in zip(sources, found, strict=False):
             if isinstance(waiting, int) and waiting > 0:
                 self._outbox.forward_soon(source)
-        names = {name for reply in found[len(sources) :] for name in _consumers(reply)}
+        held = [
+            nodes_of(cast("list[bytes]", noted)) if isinstance(noted, list) else {}
+            for noted in found[len(sources) : 2 * len(sources)]
+        ]
+        names = {name for reply in found[2 * len(sources) :] for name in _consumers(reply)}
+        names.update(*held)
         others = sorted(names - {incarnation.encode(), RELEASED.encode()})
         leases = await self._client.call_many(
             [("EXISTS", keys.LEASES.encode() + name) for name in others], idempotent=True
         )
         dead = [name for name, lease in zip(others, leases, strict=True) if lease == 0 and b"\n" not in name]
+        for source, by_node in zip(sources, held, strict=True):
+            if batches := set[bytes]().union(*(by_node[name] for name in dead if name in by_node)):
+                undecided[source] = batches
         return NOBODY.encode() + b"".join(name + b"\n" for name in dead)
 
 

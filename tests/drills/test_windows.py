@@ -24,6 +24,7 @@ from actorwork.message import RESULT_TTL, Envelope, MessageIds
 from actorwork.policy.entities import mark_of
 from actorwork.streams import keys
 from actorwork.streams.broker import RedisBroker
+from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
@@ -459,6 +460,34 @@ async def test_what_a_node_that_died_has_sent_to_another_slot_arrives_once(
         await place.check_account(list(sent))
 
 
-async def _is_forwarded(place: Place) -> bool:
+async def _is_forwarded(place: Place, source: str = "work") -> bool:
     assert isinstance(place.broker, RedisBroker)
-    return await place.broker.client.call("XLEN", keys.outbox("work")) == 0
+    return await place.broker.client.call("XLEN", keys.outbox(source)) == 0
+
+
+@pytest.mark.parametrize(
+    "point",
+    forms(
+        "settle.after:2",
+        more=["settle.before", "settle.after", "settle.before:2", "outbox.before", "outbox.sent", "outbox.after"],
+    ),
+)
+async def test_a_batch_over_two_slots_is_summed_once_whenever_its_node_dies(
+    drill: Drill, three: RedisCluster, point: str
+):
+    """What each batch publishes has the numbers of its messages: no number is in two of them, and none is missing."""
+    three.flush()
+    assert len({key_slot(name) for name in ("left", "right", RECEIPTS)}) == 3
+    async with open_place(three.url) as place:
+        sent = await place.send_numbers("left", range(4)) | await place.send_numbers("right", range(4, 8))
+        dying = await drill.start_up("summing", three.url, lease=2, max_crashes=MANY, crash_at=point)
+        sent |= await place.send_numbers("left", range(8, 30)) | await place.send_numbers("right", range(30, 50))
+        await dying.wait_killed()
+        heir = await drill.start_up("summing", three.url, lease=2, max_crashes=MANY)
+        assert await place.broker.release_lease(dying.incarnation)
+        await place.wait_empty("left", "right")
+        for home in ("left", "right"):
+            await until_true(lambda home=home: _is_forwarded(place, home), "an empty outbox")
+        await heir.stop()
+        summed = [number for receipt in await place.receipts() for number in receipt["number"]]
+        assert sorted(summed) == sorted(sent)

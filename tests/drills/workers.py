@@ -120,6 +120,19 @@ class Varied(Noting):
                 return self.end(number)
 
 
+class Summing(Noting):
+    """Handles messages of two sources together: each batch publishes one receipt, with all its numbers."""
+
+    settings = Settings(title="summing", sources={"left", "right"})
+
+    @receive(batch=8, within=0.3)
+    async def sum(self, batch: list[dict[str, int]]) -> list[int]:
+        numbers = [one["number"] for one in batch]
+        self.context.publish(RECEIPTS, {"actor": "Summing", "number": numbers, "pid": os.getpid()})
+        ledger.note("ended", self.context.deliveries[0].id, number=numbers)
+        return numbers
+
+
 class Blocker(Noting):
     """Blocks the event loop, as a handler must not: nothing else of its node runs meanwhile."""
 
@@ -388,6 +401,7 @@ TREES = {
     "worker": [Worker],
     "single": [Single],
     "varied": [Varied],
+    "summing": [Summing],
     "blocker": [Blocker],
     "both": [First, Second],
     "keeper": [Keeper],

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
@@ -16,12 +17,16 @@ from actorwork.blocking.opening import open_client as open_blocking
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError, Unconfirmed
 from actorwork.events import BrokerTrouble, Event
-from actorwork.message import Durability, Envelope, Status
+from actorwork.message import RESULT_TTL, Durability, Envelope, Status
 from actorwork.policy.runs.values import Need, Plan, StepPlan
 from actorwork.policy.settlement import Ack
 from actorwork.streams import keys, scripts
 from actorwork.streams.broker import RedisBroker
 from actorwork.streams.forwarding import claimed
+from actorwork.streams.in_flight import Together
+from actorwork.streams.joint import Batch
+from actorwork.streams.outbox import Outbox
+from actorwork.streams.settle_calls import SettleCalls
 from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.cluster import cluster_client
 from actorwork.streams.transport.cluster_layout import Layout
@@ -317,18 +322,99 @@ async def test_what_cannot_be_forwarded_yet_is_kept_and_holds_up_no_other_source
         await until(is_empty, "an empty outbox")
 
 
-async def test_a_batch_of_several_slots_that_publishes_becomes_dead_letters(cluster: RedisCluster):
+# ------------------------------------------------------------------------------------------- batches over several slots
+
+
+async def taken_of_two_slots(broker: Any, consumer: Any) -> list[tuple[Any, Ack]]:
+    headers = {RESULT_TTL: 60}
+    sent = [Envelope("orders", "1", b"1", headers=headers), Envelope("bills", "2", b"1", headers=headers)]
+    await broker.publish([*sent, Envelope("bills", "3", b"1", key="k"), Envelope("bills", "4", b"1", key="k")])
+    return [(one, Ack(one.id.encode())) for one in await consumer.take(3)]
+
+
+async def held(broker: RedisBroker) -> int:
+    found = await broker.client.names("actorwork:{*}:held:*")
+    return len(found)
+
+
+async def test_a_batch_of_several_slots_is_settled_with_what_it_publishes(cluster: RedisCluster):
+    assert len({key_slot(name) for name in ("orders", "bills", "mail")}) == 3
     async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
-        await broker.publish([Envelope("orders", "1", b"1"), Envelope("bills", "2", b"1")])
-        taken = await consumer.take(2)
-        together = [(one, Ack()) for one in taken]
+        together = await taken_of_two_slots(broker, consumer)
+        assert sorted(one.id for one, _ in together) == ["1", "2", "3"]
         consumer.node.settle_together(consumer.subscription, together, [Envelope("mail", "sum", b"1")])
+        await consumer.node.wait_settled()
+        assert not consumer.node.statistics()["fenced"]
+        for source, which in (("orders", "1"), ("bills", "2")):
+            outcome = await broker.find_outcome(source, which)
+            assert outcome is not None
+            assert (outcome.status, outcome.value) == ("done", which.encode())
+        assert (await consumer.take_one()).id == "4", "the key is free"
+        async with open_consumer(broker, "mail") as mail:
+            assert (await mail.take_one()).id == "sum"
+        assert (await broker.backlog("orders"), await broker.backlog("bills")) == (0, 1)
+        assert not await held(broker)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+async def test_of_a_batch_of_several_slots_nothing_is_settled_if_one_is_not_ours_any_more(
+    cluster: RedisCluster, which: int
+):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        together = sorted(await taken_of_two_slots(broker, consumer), key=lambda pair: pair[0].id)
+        (lost, _) = together[which]
+        entry, group = lost.token[0], lost.token[2].group
+        assert await broker.client.call("XCLAIM", lost.source, group, "another", 0, entry, "JUSTID") == [entry]
+        consumer.node.settle_together(consumer.subscription, together, [Envelope("mail", "sum", b"1")])
+        await consumer.node.wait_settled()
+        # Those that are ours are released, and come again; so does the other one, since "another" holds no lease.
+        again = await consumer.take(3)
+        assert sorted(one.id for one in again) == ["1", "2", "3"]
+        assert await broker.backlog("mail") == 0
+        assert not await held(broker)
+        consumer.node.settle_together(
+            consumer.subscription, [(one, Ack()) for one in again], [Envelope("mail", "sum", b"1")]
+        )
+        await consumer.node.wait_settled()
+        assert await broker.backlog("mail") == 1
+
+
+async def test_what_a_dead_node_held_for_a_batch_is_free_once_the_batch_is_dropped(cluster: RedisCluster):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        together = await taken_of_two_slots(broker, consumer)
+        bills = [one for one, _ in together if one.source == "bills"]
+        in_flight = bills[0].token[2]
+        batch = Batch("0" * 32, "17", "orders")
+        notes = keys.held("bills", in_flight.group)
+        for one in bills:
+            await broker.client.call("XCLAIM", "bills", in_flight.group, batch.node, 0, one.token[0], "JUSTID")
+            await broker.client.call("HSET", notes, one.token[0], str(batch))
+        again = await consumer.take(2)
+        assert sorted(one.id for one in again) == ["2", "3"]
+        assert await broker.client.call("GET", batch.decided) == b"dropped"
+        # The node goes on, since it was only suspended: it comes too late.
+        home = next(one for one, _ in together if one.source == "orders")
+        calls = SettleCalls(broker.client, lambda _: None)
+        calls.outbox = Outbox(broker.client, lambda *_: None, lambda _: None)
+        _, answer = await calls.settle_together(
+            home.token[2], Together([(home, Ack())]), [Envelope("mail", "sum", b"1")], batch=(batch.decided, [])
+        )
+        assert answer[1] == [0]
+        assert await broker.backlog("mail") == 0
+
+
+async def test_a_batch_of_several_slots_that_cannot_publish_becomes_dead_letters(cluster: RedisCluster):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        together = sorted(await taken_of_two_slots(broker, consumer), key=lambda pair: pair[0].id)
+        beside = next(name for number in count() if key_slot(name := f"x{number}") == key_slot("orders"))
+        await broker.client.call("SET", beside, "no stream")
+        consumer.node.settle_together(consumer.subscription, together, [Envelope(beside, "sum", b"1")])
         await consumer.node.wait_settled()
         await consumer.node.wait_settled()  # Those of the dead letters.
         letters = [*await broker.dead_letters.list("orders"), *await broker.dead_letters.list("bills")]
-        assert sorted(letter.id for letter in letters) == ["1", "2"]
-        assert "in several slots of the cluster" in letters[0].failure.reason
-        assert await broker.backlog("mail") == 0
+        assert sorted(letter.id for letter in letters) == ["1", "2", "3"]
+        assert "is no stream" in letters[0].failure.reason
+        assert not await held(broker)
 
 
 # ------------------------------------------------------------------------------------------------------------ workflows

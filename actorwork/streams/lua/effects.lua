@@ -9,13 +9,16 @@
 --         'cancel', home, run, reason                       a run is cancelled
 --         'drop', message id, reason                        a message is
 --         'outcome', message id, outcome, ttl, claim, address   a message has ended, as the run in its place has
+--         'settle', notes, noted, group, stream, entry id, message id, its key, its unique key, outcome, ttl, claim, address, how
+--           many values say more of its life, those    a delivery is settled that is held for a batch (streams/joint.py)
 --         'index', 'set' or 'expire', home, ms              where a run is (`actorwork:flow:<run>`)
 --         'home', home                                      there are runs (`actorwork:flows`)
 --
 -- Returns whether something is left to be done in other slots, in the outbox of this one.
 --
 -- Each may be done twice, or once more after all that came later. Then it changes nothing: a step ends once, and is known by the
--- attempt in the id of its message; a run is started, and expanded by one delivery, once; what is dropped is gone.
+-- attempt in the id of its message; a run is started, and expanded by one delivery, once; what is dropped is gone; what is
+-- settled is not held any more.
 
 local does = {}
 
@@ -75,6 +78,23 @@ end
 
 function does.outcome(i)
   store_outcome('actorwork:{' .. KEYS[1] .. '}:', ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+end
+
+function does.settle(i)
+  local notes, noted, group, stream, entry, message_id, key, unique = unpack(ARGV, i, i + 7)
+  local prefix = 'actorwork:{' .. KEYS[1] .. '}:'
+  local place = place_at(level_of(prefix, stream), entry)
+  if redis.call('HGET', notes, place) ~= noted then
+    return
+  end
+  if ARGV[i + 8] ~= '' then
+    local outcome, ttl, claim, reply_to, lived = unpack(ARGV, i + 8, i + 12)
+    store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, false, i + 13, i + 12 + lived)
+  end
+  if #ack_and_delete(stream, group, { entry }) > 0 then
+    leave(prefix, place, key, unique)
+  end
+  redis.call('HDEL', notes, place)
 end
 
 function does.index(i)

@@ -28,6 +28,9 @@
 -- the limit. The count is Redis' own delivery count, which is set in the XCLAIM itself: a node that dies right after this
 -- script has counted it.
 --
+-- Batches over several slots of a cluster. What is held for one is not taken over until it is decided whether that is settled
+-- (streams/joint.py).
+--
 -- Lost entries. An entry that was deleted by hand is left pending at its owner: its message is to be told to be lost, which takes
 -- a search (streams/lost.py), and until then a node that dies must not make it forgotten. So whether an entry exists is known
 -- before XCLAIM, which drops those that do not. One node searches for a group: it is noted at the stream as `lost:<group>`.
@@ -368,6 +371,8 @@ end
 local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urgent, taken, dead)
   local more, held, held_here, seen, from = 0, 0, 0, 0, '-'
   local are_cancelled = redis.call('EXISTS', prefix .. 'cancelled') == 1
+  local batched = KEYS.tag and redis.call('EXISTS', prefix .. 'held:' .. group) == 1 and prefix .. 'held:' .. group
+  local level = level_of(prefix, stream)
   local wanted = is_urgent and urgent_room or room
   local most = suspects > 0 and PAGE or math.max(1, math.min(wanted, PAGE))
   repeat
@@ -385,7 +390,9 @@ local function take_over(stream, prefix, owner, pending_in_all, is_dead, is_urge
         looks = looks or is_suspect or wanted > 0
       end
       local fields = looks and fields_of(stream, id)
-      if looks and not fields then
+      if batched and redis.call('HEXISTS', batched, place_at(level, id)) == 1 then
+        passed_over = passed_over + 1
+      elseif looks and not fields then
         passed_over = passed_over + 1
         if #lost < 2 * LOST_AT_ONCE then
           lost[#lost + 1] = id

@@ -3,7 +3,9 @@
 --
 -- KEYS  the record of the last batch, then the streams
 -- ARGV  number of the batch, group, consumer, how many messages are published, for each: source, prefix, mark, bit, terms,
---       how many values, those values; then for each stream: the prefix of its source's keys, first and last id, how many
+--       how many values, those values; then where it is noted that the batch is settled ('' for nowhere), how many deliveries
+--       of it are in other slots of the cluster, for each: source, how many values, those values, which are what effects.lua
+--       wants (streams/joint.py); then for each stream: the prefix of its source's keys, first and last id, how many
 --       deliveries, for each: entry id, delivery count, message id, its key, its unique key ('' means none), outcome (JSON
 --       or ''), how many ms to keep it ('' means not), the claim to its result, where to publish it ('' means nowhere), its
 --       attempt ('' if it is not tracked), how many values say more of its life, those: field, value, ... (state.lua)
@@ -23,6 +25,7 @@
 local record = KEYS[1]
 local number, group, consumer = ARGV[1], ARGV[2], ARGV[3]
 local RECORD_MS = 3600000
+local DECIDED_SECONDS = 86400
 
 local kept = redis.call('GET', record)
 if kept then
@@ -42,6 +45,15 @@ for _ = 1, published do
   end
   lacking = lacking or right
   i = i + 6 + ARGV[i + 5]
+end
+
+local decided, elsewhere = ARGV[i], i + 2
+i = i + 2
+for _ = 1, ARGV[elsewhere - 1] do
+  i = i + 2 + ARGV[i + 1]
+end
+if decided ~= '' then
+  lacking = lacking or away.lacks() or not may('SET', decided, '', 'EX', 1) and 'NOPERM this user may not run SET on ' .. decided
 end
 
 local fenced, notes = {}, {}
@@ -75,6 +87,13 @@ if lacking then
   return redis.error_reply(lacking)
 end
 redis.call('DEL', record) -- Before any command that allocates: see batch.lua.
+
+if decided ~= '' and redis.call('GET', decided) == 'dropped' then
+  fenced = {} -- Another node has found this one dead, and decided that it is not settled.
+  for d = 1, which do
+    fenced[d] = d - 1
+  end
+end
 
 if #fenced == 0 and not trouble then
   local left = {}
@@ -115,6 +134,14 @@ if #fenced == 0 and not trouble then
       which = which + 1
     end
     ack_and_delete(KEYS[s], group, left[s])
+  end
+  if decided ~= '' and not trouble then
+    redis.call('SET', decided, 'settled', 'EX', DECIDED_SECONDS)
+    local e = elsewhere
+    for _ = 1, ARGV[elsewhere - 1] do
+      away.act(ARGV[e], unpack(ARGV, e + 2, e + 1 + ARGV[e + 1]))
+      e = e + 2 + ARGV[e + 1]
+    end
   end
   join_all()
 end
