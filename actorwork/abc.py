@@ -45,6 +45,7 @@ from actorwork.shown import Shown, Value
 if TYPE_CHECKING:
     from actorwork.policy.decoding import Decoder
     from actorwork.policy.entities import EntityInfo, FoundState, StateChange, StoredState
+    from actorwork.policy.minutes import MinuteCounts
     from actorwork.policy.reports import Counts, Found, Mail, StoredReport
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
@@ -802,6 +803,21 @@ class Reports(Protocol):
         ...
 
 
+class Minutes(Protocol):
+    """What was handled in each minute, counted by all nodes, and kept for two hours after its last change."""
+
+    async def add(self, minute: int, counts: Mapping[str, MinuteCounts]) -> None:
+        """Add to the counts of a minute (since the epoch), by source; "" is all sources together.
+
+        Costs one command for 500 sources. Cancelled or failed: any part may have been added.
+        """
+        ...
+
+    async def read(self, source: str, first: int, last: int) -> Mapping[int, MinuteCounts]:
+        """Return the counts of a source, or of all (""), by minute; those without any are missing. One command."""
+        ...
+
+
 class Commands(Protocol):
     """Commands to nodes, and their answers, which are kept for a minute."""
 
@@ -968,6 +984,9 @@ class Broker(Protocol):
 
     @property
     def reports(self) -> Reports: ...
+
+    @property
+    def minutes(self) -> Minutes: ...
 
     @property
     def commands(self) -> Commands: ...

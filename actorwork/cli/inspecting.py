@@ -18,6 +18,7 @@ from actorwork.cli.output import as_json, many, one_line, print_json, print_tabl
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.inspection import ActorInfo, Holder, Inspection, NodeInfo, Overview, SourceInfo
+    from actorwork.policy.minutes import Series
     from actorwork.policy.reports import EntityReport, PartReport
 
 T = TypeVar("T")
@@ -91,6 +92,8 @@ def print_overview(broker: str | None, timeout: float, *, json_output: bool, row
         print_json(in_json(overview))
         return
     click.echo(head_of(overview))
+    if overview.minutes is not None and overview.minutes.whole.handled:
+        click.echo(hours_of(overview.minutes))
     for title, headings, found in tables_of(overview):
         click.echo(f"\n{title}")
         print_table(headings, found[:rows])
@@ -186,6 +189,8 @@ def source(name: str, *, broker: str | None, timeout: float, json_output: bool) 
         return
     print_table(SOURCES, [_source_row(found)])
     click.echo(one_line(f"read by {', '.join(found.actors) or 'no actor'}"))
+    if found.minutes is not None and found.minutes.whole.handled:
+        click.echo(hours_of(found.minutes))
 
 
 @inspect.command(short_help="Show one message.")
@@ -274,6 +279,17 @@ def head_of(overview: Overview) -> str:
         many(overview.restarts, "restart"),
     ]
     return one_line(f"{overview.broker}: {'; '.join(facts)}", 1000)
+
+
+def hours_of(series: Series) -> str:
+    """Return what was handled in the last two hours in one line."""
+    whole = series.whole
+    took = [
+        f"{name} {length(seconds) if seconds >= 1 else f'{1000 * seconds:.3g}ms'}"
+        for name, seconds in (("p50", whole.p50), ("p95", whole.p95), ("p99", whole.p99))
+        if seconds is not None
+    ]
+    return f"last two hours: {whole.handled:,} handled, {whole.failed:,} failed; {', '.join(took)}"
 
 
 def tables_of(overview: Overview) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:

@@ -127,6 +127,11 @@ SCHEMA: Final = (
         until real not null)""",
     """create table if not exists answers (
         id text primary key, data blob not null, until real not null) without rowid""",
+    # What was handled in each minute (minutes.py); the source is a name, "" for all of them together.
+    """create table if not exists minutes (
+        source text not null, minute integer not null, field text not null, count integer not null,
+        primary key (source, minute, field)) without rowid""",
+    "create index if not exists minutes_by_age on minutes (minute)",
     # The states of entities, and their last changes (entities.py).
     """create table if not exists entities (
         source integer not null, grp text not null, key text not null, version integer not null, data blob not null,

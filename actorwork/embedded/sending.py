@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
     from actorwork.embedded.copies import EmbeddedCopies
     from actorwork.embedded.entities import EmbeddedEntities
+    from actorwork.embedded.minutes import EmbeddedMinutes
     from actorwork.embedded.purging import EmbeddedPurging
     from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
@@ -119,6 +120,13 @@ class EmbeddedSending:
         from actorwork.embedded.audit import EmbeddedAudit  # noqa: PLC0415
 
         return EmbeddedAudit(self._asked)
+
+    @property
+    def minutes(self) -> EmbeddedMinutes:
+        # Imported here, as above.
+        from actorwork.embedded.minutes import EmbeddedMinutes  # noqa: PLC0415
+
+        return EmbeddedMinutes(self._asked)
 
     @property
     def reports(self) -> EmbeddedReports:

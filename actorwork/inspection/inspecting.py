@@ -33,6 +33,7 @@ from actorwork.inspection.values import (
     TreeInfo,
 )
 from actorwork.policy import history, idle
+from actorwork.policy.minutes import ALL, KEPT, Series, series_of
 from actorwork.policy.reports import Counts, PartReport
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ class Inspection:
         """
         gathered = await self._gather()
         counts = await self._count(gathered, gathered.sources)
+        minutes = await self._minutes(ALL, gathered.as_of)
+        gathered.commands += 1
         sources = sorted((self._source(gathered, one) for one in counts.values()), key=_urgency)
         actors = [self._actor(gathered, title, counts) for title in gathered.titles]
         actors.sort(key=lambda one: (one.why is None or one.why.is_fine, -one.handling - one.waiting, one.title))
@@ -168,6 +171,7 @@ class Inspection:
                 ),
                 gathered.as_of,
             ),
+            minutes=minutes,
             commands=gathered.commands,
         )
 
@@ -194,9 +198,10 @@ class Inspection:
         return [self._source(gathered, one) for one in (await self._count(gathered, gathered.sources)).values()]
 
     async def source(self, name: str) -> SourceInfo:
-        """Return a source; one that was never used is empty, and not read."""
+        """Return a source, with its last two hours; one that was never used is empty, and not read."""
         gathered = await self._gather()
-        return self._source(gathered, (await self._count(gathered, [name]))[name])
+        found = self._source(gathered, (await self._count(gathered, [name]))[name])
+        return attrs.evolve(found, minutes=await self._minutes(name, gathered.as_of))
 
     async def message(self, id: str, source: str | None = None) -> MessageView:
         """Return a message by its id. Without a source it is found if it is tracked, or in hand.
@@ -335,6 +340,13 @@ class Inspection:
     async def _count(self, gathered: Gathered, sources: Sequence[str]) -> dict[str, Counts]:
         gathered.commands += math.ceil(len(sources) / 2000)
         return {one.source: one for one in await self._broker.reports.count(sources)}
+
+    async def _minutes(self, source: str, now: float) -> Series | None:
+        end = int(now // 60)
+        try:
+            return series_of(await self._broker.minutes.read(source, end - KEPT + 1, end), now)
+        except BrokerError:  # A user with few rights may not run scripts, or read these keys.
+            return None
 
     def _source(self, gathered: Gathered, counts: Counts) -> SourceInfo:
         places = gathered.by_source.get(counts.source, [])

@@ -15,6 +15,7 @@ import attrs
 from actorwork.message import Json, MessageInfo, Pause
 from actorwork.policy.history import Past
 from actorwork.policy.idle import Reason
+from actorwork.policy.minutes import Series
 from actorwork.policy.reports import EntityReport, HeldMessage, HoldUp, NodeReport, PartReport
 from actorwork.shown import Value
 
@@ -120,6 +121,8 @@ class SourceInfo(Value):
     handling: int = 0
     pause: Pause | None = None
     why: Reason | None = None
+    minutes: Series | None = None
+    """What was handled in the last two hours, if it was asked for."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -156,6 +159,8 @@ class Overview(Value):
     sources_left_out: int = 0
     past: Past | None = None
     """What all nodes that run now have done in the last hour, minute by minute."""
+    minutes: Series | None = None
+    """What was handled in the last two hours, on all nodes, also those that have ended."""
     commands: int = 0
     """How many commands this took at the broker."""
 

@@ -258,6 +258,7 @@ class Engine:
             pauses=lambda: () if pausing is None else pausing.known,
         )
         self._during_stall = reporter.stand_in()
+        self.start_soon(reporter.count)
         await reporter.run()
 
     def _node_sink(self) -> EventSink:

@@ -36,6 +36,8 @@
     actorwork:node:<node>                         a node's lease
     actorwork:{actorwork:node:<node>}:report      what it reports of itself
     actorwork:{actorwork:node:<node>}:asks        commands to it, a list
+    actorwork:{<source>}:minute:<minute>          what was handled in a minute since the epoch, a hash (minutes.py)
+    actorwork:{actorwork:minutes}:minute:<minute>   the same of all sources together
     actorwork:reports                             the nodes that report, by the time until which they do
     actorwork:watched                             the reports are watched
     actorwork:answer:<command>                    what a node has answered
@@ -238,6 +240,11 @@ def asks(node: str) -> str:
 
 def answer(command: str) -> str:
     return f"actorwork:answer:{command}"
+
+
+def minute(source: str, number: int) -> str:
+    """Return where a minute is counted; with "" as the source, that of all sources, whose minutes share a slot."""
+    return f"{prefix(source or 'actorwork:minutes')}minute:{number}"
 
 
 def shared(name: str) -> str:

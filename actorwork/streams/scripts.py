@@ -58,6 +58,8 @@ OLDEST: Final = _script("oldest", "ack")
 BACKLOG: Final = _script("backlog", "ack")
 COUNT: Final = _script("count", "clock", "ack")
 FIND: Final = _script("find")
+ADD_MINUTES: Final = _script("add_minutes")
+MINUTES: Final = _script("minutes")
 LOCK: Final = _script("lock")
 RATE: Final = _script("rate")
 SLOT: Final = _script("slot")
@@ -97,6 +99,8 @@ ALL: Final = (
     BACKLOG,
     COUNT,
     FIND,
+    ADD_MINUTES,
+    MINUTES,
     LOCK,
     RATE,
     SLOT,

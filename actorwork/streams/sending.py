@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actorwork.streams.copies import RedisCopies
     from actorwork.streams.durable import DurablePublisher
     from actorwork.streams.entities import RedisEntities
+    from actorwork.streams.minutes import RedisMinutes
     from actorwork.streams.purging import RedisPurging
     from actorwork.streams.reports import RedisCommands, RedisReports
     from actorwork.streams.runs import RedisRuns
@@ -128,6 +129,13 @@ class RedisSending:
         from actorwork.streams.audit import RedisAudit  # noqa: PLC0415
 
         return RedisAudit(self._commands)
+
+    @property
+    def minutes(self) -> RedisMinutes:
+        # Imported here: most programs only send.
+        from actorwork.streams.minutes import RedisMinutes  # noqa: PLC0415
+
+        return RedisMinutes(self._commands)
 
     @property
     def reports(self) -> RedisReports:

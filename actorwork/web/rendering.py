@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from actorwork.inspection.words import duration, moment
 from actorwork.policy.runs.drawing import style as style_of_graphs
+from actorwork.web.charts import duration_chart, rate_chart, scale_of, short
 from actorwork.web.sparklines import spark
 
 HERE: Final = Path(__file__).parent
@@ -52,10 +53,10 @@ class Renderer:
         )
         # Jinja types both by what it puts in them itself.
         filters = cast("dict[str, Any]", self._environment.filters)
-        filters |= {one.__name__: one for one in (count, since, when, told, pretty, size, word)}
+        filters |= {one.__name__: one for one in (count, since, when, told, pretty, size, word, short)}
         names = cast("dict[str, Any]", self._environment.globals)
         names["query"] = query
-        names["spark"] = spark
+        names |= {one.__name__: one for one in (spark, rate_chart, duration_chart, scale_of)}
         names["ui"] = self._environment.get_template("ui.html").module
 
     def __repr__(self) -> str:

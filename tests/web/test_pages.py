@@ -13,6 +13,7 @@ import trio
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
 from actorwork.message import Envelope, TriggerDefinition
+from actorwork.policy.minutes import ALL, MinuteCounts
 from actorwork.policy.runs.values import Plan, StepPlan
 from actorwork.runtime.system import System, open_system
 from actorwork.settings import Settings, default_source, identity
@@ -36,7 +37,7 @@ NIGHTLY = TriggerDefinition(
 async def test_every_page_is_there_with_nothing_in_it_and_has_its_twin():
     async with visit() as guest:
         for path in PAGES:
-            if path in ("/run", "/dead/letter", "/node", "/node/stacks", "/entity"):
+            if path in ("/run", "/dead/letter", "/node", "/node/stacks", "/entity", "/source"):
                 await guest.page(path, 400)
                 continue
             assert "<h1>" in await guest.page(path)
@@ -49,6 +50,28 @@ async def test_every_page_is_there_with_nothing_in_it_and_has_its_twin():
         assert index["actions"]["/api/dead/drop"] == "drop"
 
 
+async def test_the_overview_and_a_source_show_the_last_two_hours_also_of_nodes_that_have_ended():
+    async with visit() as guest:
+        now, _ = await guest.broker.reports.nodes()
+        minute = int(now // 60)
+        # As nodes have added to them that report no longer.
+        await guest.broker.minutes.add(
+            minute - 1, {ALL: MinuteCounts(2, {20: 5, 40: 2}), "mails": MinuteCounts(1, {20: 5})}
+        )
+        await guest.broker.minutes.add(minute - 90, {ALL: MinuteCounts(0, {20: 3})})
+        facts = await guest.json("/overview")
+        assert (facts["minutes"]["whole"]["handled"], facts["minutes"]["whole"]["failed"]) == (10, 2)
+        page = await guest.page("/overview")
+        assert "10 in all, at most 7 in one; 2 failed" in page
+        assert "half took" in page
+        source = await guest.json("/source", name="mails")
+        assert (sum(source["minutes"]["handled"]), source["backlog"], source["actors"]) == (5, 0, [])
+        page = await guest.page("/source?name=mails")
+        assert "5 in all, at most 5 in one; 1 failed" in page
+        assert 'aria-current="page">Sources' in page
+        await guest.json("/source", 400, name="no <source>")
+
+
 async def test_the_overview_shows_eight_problems_at_first_and_the_last_hour():
     async with visit() as guest:
         for number in range(11):
@@ -59,7 +82,7 @@ async def test_the_overview_shows_eight_problems_at_first_and_the_last_hour():
         assert len(facts["past"]["settled"]) == 60
         page = await guest.page("/overview")
         assert "<summary>3 more</summary>" in page
-        assert "Settled: 0 in the last 60 minutes" in page
+        assert "Megabytes: 0 in the last 60 minutes" in page
 
 
 async def test_a_page_is_drawn_as_the_whole_and_again_as_its_middle():

@@ -27,6 +27,7 @@ from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_result
 from actorwork.failpoints import failpoint
 from actorwork.message import FAILED, MARKS, Json, Status, is_result_wanted, is_tracked
+from actorwork.policy.minutes import TOGETHER
 from actorwork.policy.settlement import (
     ACK,
     Ack,
@@ -83,7 +84,18 @@ class Deliveries:
     The executor is passed to each method and not kept: that would be a reference cycle (see `local_calls`).
     """
 
-    __slots__ = ("_actor", "_instruments", "_layers", "_meter", "_middleware", "_only", "_workplace", "guard")
+    __slots__ = (
+        "_actor",
+        "_ended",
+        "_instruments",
+        "_layers",
+        "_meter",
+        "_middleware",
+        "_only",
+        "_tally",
+        "_workplace",
+        "guard",
+    )
 
     def __init__(self, workplace: Workplace) -> None:
         actor = workplace.actor
@@ -95,6 +107,8 @@ class Deliveries:
         self._only = self._instruments[0] if len(self._instruments) == 1 and not self._middleware else None
         self._layers = tuple(one.handling for one in self._instruments) + self._middleware
         self._meter = meter_of(actor.services.emit)
+        self._tally = actor.services.tally
+        self._ended = self._tally.ended
         self.guard: Guard | None = None
         """None for an actor without limits, batches and handlers with a policy of their own."""
 
@@ -366,6 +380,14 @@ class Deliveries:
         actor = self._actor
         worker.item = None
         seconds = self._conclude(worker, current)
+        if settlement is ACK:
+            # For nearly every message: a number in a list.
+            ended = self._ended[delivery.source]
+            ended.append(seconds)
+            if len(ended) >= TOGETHER:
+                self._tally.count(delivery.source)
+        else:
+            self._tally.note(delivery.source, settlement, seconds)
         actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
         if self.guard is not None:
             self.guard.settled()

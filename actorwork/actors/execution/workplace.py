@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.wakeups import Reply
     from actorwork.message import Delivery, Envelope, MessageIds, Progress, Status
+    from actorwork.policy.minutes import Tally
     from actorwork.policy.settlement import EndReason, Reject, Settlement
     from actorwork.settings import Settings
 
@@ -63,6 +64,8 @@ class SharedTools(Protocol):
     def dice(self) -> Callable[[], float]: ...
     @property
     def threads(self) -> trio.CapacityLimiter: ...
+    @property
+    def tally(self) -> Tally: ...
     @property
     def middleware(self) -> tuple[Middleware, ...]: ...
     @property

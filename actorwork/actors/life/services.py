@@ -16,6 +16,7 @@ from actorwork.actors.limits.registry import LimiterRegistry
 from actorwork.actors.refs.registry import Registry
 from actorwork.actors.refs.topics import Topics
 from actorwork.errors import NotRunning
+from actorwork.policy.minutes import Tally
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Services(Shown):
     instruments: tuple[Instruments, ...] = ()
     """Observe the deliveries of all actors."""
     quota: Quota | None = None
+    tally: Tally = attrs.field(factory=Tally)
+    """Counts what ends, for the charts."""
     limit_store: Callable[[], LimitStore] = _no_limit_store
     """Returns what counts limits over all nodes."""
     limiters: LimiterRegistry = attrs.field(

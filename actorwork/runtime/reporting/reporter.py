@@ -25,6 +25,7 @@ from actorwork.events import BrokerTrouble
 from actorwork.policy import history
 from actorwork.policy.reports import NodeReport, written
 from actorwork.runtime.reporting.answering import answer_to
+from actorwork.runtime.reporting.minutes import MinuteWriter
 from actorwork.runtime.reporting.stand_in import StandIn
 from actorwork.runtime.reporting.tree import Portrait
 from actorwork.runtime.reporting.usage import Usage
@@ -87,6 +88,7 @@ class Reporter:
         self._emit = emit
         self._pauses = pauses
         self._is_local = broker.shared_url is None
+        self._minutes = MinuteWriter(parts.services.tally, broker.minutes, node.now, emit)
         self._usage = Usage()
         self._recorder = history.Recorder()
         self._started = node.now()
@@ -121,6 +123,11 @@ class Reporter:
         return attrs.evolve(report, at=self._node.now(), lease_margin=self._lease_margin())
 
     # ---- the task ----
+
+    async def count(self) -> None:
+        """Add what this node handles to the minutes at the broker, until cancelled; here, only with the reports."""
+        if not self._is_local:
+            await self._minutes.run()
 
     async def run(self) -> NoReturn:
         """Report until cancelled; then the report is deleted, within half a second."""
@@ -167,6 +174,8 @@ class Reporter:
         try:
             report = self._last = attrs.evolve(self._facts(), tree=self._portrait().of(self._parts.root))
             ttl = _FOR_EVER if self._is_local else USUALLY * (1 + SPREAD) + self._lease
+            if self._is_local:
+                await self._minutes.write()
             mail = await self._broker.reports.write(incarnation, written(report), now=report.at, ttl=ttl)
             for ask in mail.asks:
                 answer, then = answer_to(ask.data, self, trio.lowlevel.current_root_task())

@@ -36,6 +36,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     waiting        the age of the oldest waiting message is known
     limits         limits over all nodes: rates, and messages at once
     reports        what nodes report, and commands to them
+    minutes        what was handled in each minute, counted by all nodes
     triggers       each nominal time fires once, and pauses hold
     whole          everything together
 """
@@ -62,6 +63,7 @@ from actorwork.testing.conformance.fake_consumer import (
 from actorwork.testing.conformance.keys import KeyTests
 from actorwork.testing.conformance.limits import LimitTests
 from actorwork.testing.conformance.lives import LifeTests
+from actorwork.testing.conformance.minutes import MinuteTests
 from actorwork.testing.conformance.outcomes import OutcomeTests
 from actorwork.testing.conformance.ownership import OwnershipTests
 from actorwork.testing.conformance.priorities import PriorityTests
@@ -99,6 +101,7 @@ class BrokerConformance(
     TriggerTests,
     PauseTests,
     ReportTests,
+    MinuteTests,
     AuditTests,
     PurgeTests,
     WaitingTests,

@@ -74,6 +74,15 @@ def _urgency(source: SourceInfo) -> tuple[bool, float, str]:
     return source.why is None or source.why.is_fine, -(source.oldest or 0.0) if source.backlog else 1.0, source.name
 
 
+async def view_source(sight: Sight) -> dict[str, Any]:
+    """Show one source: what is in it, who reads it, why nothing happens, and its last two hours."""
+    name = sight.needed("name")
+    if not SOURCE.fullmatch(name):
+        raise Refused(f"a source is {SOURCE_IN_WORDS}, got {name[:300]!r}")
+    found = await inspection_of(sight).source(name)
+    return {**as_json(found), "label": source_in_words(name, [*found.actors, *await _titles(sight)])}
+
+
 async def view_nodes(sight: Sight) -> dict[str, Any]:
     """Show nodes by id, a page of them after another."""
     found: dict[str, Any] = as_json(await inspection_of(sight).nodes(after=sight.text("after"), limit=NODES))
@@ -235,6 +244,7 @@ PAGES = (
     Page("/node/stacks", "Stacks", "stacks.html", view_stacks, permission="take_stack", is_live=False),
     Page("/actors", "Actors", "actors.html", view_actors),
     Page("/sources", "Sources", "sources.html", view_sources),
+    Page("/source", "Source", "source.html", view_source),
 )
 ACTIONS = (
     Action("/nodes/stop", "stop node", "stop_node", plan_stop),
