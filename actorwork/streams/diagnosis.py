@@ -15,6 +15,7 @@ from actorwork.abc import EventSink, Finding
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
 from actorwork.streams import keys, scripts
+from actorwork.streams.formats import older_among
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Script
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
@@ -182,6 +183,7 @@ async def look(client: Commands, address: Address) -> Sequence[Finding]:
     findings.append(await _script_runs(client))
     findings += await _foreign_groups(client)
     findings += await _entities(client, facts)
+    findings += await _older_nodes(client)
     return findings
 
 
@@ -462,6 +464,19 @@ async def _entities(client: Commands, facts: Mapping[str, str] | RedisError) -> 
     text = f"{actors}, and the append-only file is off: a server that is killed goes back to older states, or to none"
     advice = "CONFIG SET appendonly yes, and the same in redis.conf"
     return [Finding("entities", "error", text, advice)]
+
+
+async def _older_nodes(client: Commands) -> Sequence[Finding]:
+    """Name nodes of a version that does not know all that this one writes (formats.py)."""
+    try:
+        nodes = await client.call("ZRANGE", keys.REPORTS, 0, -1, idempotent=True)
+        older = await older_among(client, nodes)
+    except RedisError:
+        return ()  # That these commands are not allowed is said elsewhere.
+    if not older:
+        return ()
+    text = f"{len(older)} nodes of an older version of actorwork run beside newer ones: {', '.join(older[:5])}"
+    return [Finding("nodes", "warning", text, "end them, to complete the upgrade: some work waits until then")]
 
 
 async def _script_runs(client: Commands) -> Finding:

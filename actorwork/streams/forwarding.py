@@ -5,7 +5,8 @@
 A script reaches the keys of one slot. So what a handler publishes to a source in another slot is put into the outbox of
 its delivery's source, a stream, in the script that settles the delivery: both happen, or neither. From there it is
 published by its id, as any message is, and then deleted. If a node dies in between, it is published once more, and its
-mark says that it is there already: a mark lives for a day. The effects of runs go the same way (lua/away.lua): the end
+mark says that it is there already. A mark lives for a day; if no node forwards for longer, the note of what came last
+from this outbox says so (lua/forwarded.lua). The effects of runs go the same way (lua/away.lua): the end
 of a step whose run is in another slot, a message that the run sends, a run that a handler starts. None of them changes
 anything when it is done again (lua/effects.lua).
 
@@ -15,6 +16,10 @@ each goes in the order of the outbox, so nothing arrives before what was sent to
 that cannot be reached, or published to (it is no stream, a right is missing), keeps its messages in the outbox, and
 does not hold up the others.
 
+An entry of a kind that this version does not know was put there by a newer one. It is kept, with all behind it for the
+same source: nodes of that version forward it. Nothing of it is guessed. So a new kind, or another order of the values
+of one, needs a new name.
+
 The id of a run is claimed before the run is started, since the key that says where a run is (`actorwork:flow:<run>`)
 has a slot of its own. The claim lasts a minute, unless the run begins: then its home confirms it through the outbox. If
 an id is claimed for another home, the run is started there: a home may be any source, and a script of its slot decides
@@ -23,6 +28,7 @@ which of two runs with one id is the first.
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -46,8 +52,28 @@ _SENT: Final = failpoint("outbox.sent")
 _AFTER: Final = failpoint("outbox.after")
 
 Entry = tuple[bytes, Sequence[bytes]]
-_EFFECT: Final = b"do"
 _START: Final = b"start"
+_OF_MESSAGE: Final = (b"to", b"mark", b"bit", b"terms")
+_EFFECTS: Final = frozenset(
+    {b"end", _START, b"expand", b"adopt", b"cancel", b"drop", b"outcome", b"settle", b"index", b"home"}
+)
+"""What lua/effects.lua does."""
+
+
+class Kind(enum.Enum):
+    """What an entry of an outbox is."""
+
+    MESSAGE = enum.auto()
+    EFFECT = enum.auto()
+    UNKNOWN = enum.auto()
+
+    @classmethod
+    def of(cls, entry: Entry) -> Kind:
+        _, values = entry
+        if tuple(values[:7:2]) == _OF_MESSAGE and len(values) > len(_OF_MESSAGE) * 2:
+            return cls.MESSAGE
+        is_effect = values[:3:2] == [b"to", b"do"] and values[3] in _EFFECTS
+        return cls.EFFECT if is_effect else cls.UNKNOWN
 
 
 async def forward_all(client: Commands, source: str) -> None:
@@ -76,22 +102,22 @@ async def forward(client: Commands, source: str, on_trouble: Callable[[str, Redi
         page: list[Entry] = await client.call("XRANGE", box, after, "+", "COUNT", AT_ONCE, idempotent=True)
         by_target: dict[bytes, list[Entry]] = {}
         for entry in page:
-            by_target.setdefault(entry[1][1], []).append(entry)
+            by_target.setdefault(entry[1][1] if entry[1][0] == b"to" else b"", []).append(entry)
         for target, some in by_target.items():
             if target in stuck:
                 continue  # Those behind one that could not be published would overtake it.
             try:
-                for is_effect, alike in groupby(some, key=_is_effect):
-                    await deliver(client, target.decode(), list(alike), following, is_effect=is_effect)
+                for kind, alike in groupby(some, key=Kind.of):
+                    done = list(alike)
+                    await _deliver(client, source, target.decode(), done, following, kind)
+                    if _SENT is not None:
+                        _SENT()
+                    await client.call("XDEL", box, *(entry for entry, _ in done), idempotent=True)
+                    if _AFTER is not None:
+                        _AFTER()
             except RedisError as error:
                 stuck.add(target)
                 on_trouble(target.decode(errors="replace"), error)
-                continue
-            if _SENT is not None:
-                _SENT()
-            await client.call("XDEL", box, *(entry for entry, _ in some), idempotent=True)
-            if _AFTER is not None:
-                _AFTER()
         if len(page) < AT_ONCE:
             return sorted(following)
         after = f"({page[-1][0].decode()}"
@@ -122,37 +148,39 @@ async def _claim(client: Commands, run: str, home: str) -> str:
             return keys.home_from(at)
 
 
-def _is_effect(entry: Entry) -> bool:
-    return entry[1][2] == _EFFECT
-
-
-async def deliver(
-    client: Commands, target: str, some: Sequence[Entry], following: set[str], *, is_effect: bool
+async def _deliver(
+    client: Commands, source: str, target: str, some: Sequence[Entry], following: set[str], kind: Kind
 ) -> None:
-    """Do what some entries of an outbox say, all effects or all messages.
+    """Do what some entries of the outbox of a source say, which are of one kind.
 
     If something is left to do elsewhere then, note in `following` whose outbox has it.
     """
-    if not is_effect:
-        await _publish(client, target, some)
-        return
-    args: list[Any] = []
-    for _, (_, _, _, what, *values) in some:
-        if what != _START or await _may_start(client, values[0]):
-            args += (1 + len(values), what, *values)
-    if args and await client.run_script(scripts.EFFECTS, (target,), args, idempotent=True):
-        following.add(target)
+    match kind:
+        case Kind.MESSAGE:
+            await _publish(client, source, target, some)
+        case Kind.EFFECT:
+            args: list[Any] = [source]
+            for entry, (_, _, _, what, *values) in some:
+                if what != _START or await _may_start(client, values[0]):
+                    args += (entry, 1 + len(values), what, *values)
+            if len(args) > 1 and await client.run_script(scripts.EFFECTS, (target,), args, idempotent=True):
+                following.add(target)
+        case Kind.UNKNOWN:
+            raise RedisError(
+                f"the entry {some[0][0].decode()} is of a kind that this version of actorwork does not know: nodes of "
+                "the newer version that has put it there forward it, so start one, or end the upgrade"
+            )
 
 
-async def _publish(client: Commands, target: str, some: Sequence[Entry]) -> None:
+async def _publish(client: Commands, source: str, target: str, some: Sequence[Entry]) -> None:
     of = keys.SourceKeys.of(target)
     names: list[Any] = [of.stream, of.delayed, of.delayed_messages]
-    args: list[Any] = [of.prefix]
-    for _, values in some:
+    args: list[Any] = [of.prefix, source]
+    for entry, values in some:
         _, _, _, mark, _, bit, _, terms, *fields = values
         names.append(mark)
-        args += (len(names), bit, terms, len(fields), *fields)
-    await client.run_script(scripts.PUBLISH, names, args, idempotent=True)
+        args += (entry, len(names), bit, terms, len(fields), *fields)
+    await client.run_script(scripts.FORWARD, names, args, idempotent=True)
 
 
 async def _may_start(client: Commands, plan: bytes) -> bool:

@@ -14,6 +14,9 @@ day, and what is in the outbox is done before a batch is dropped, so a decision 
 
 Held is noted by the place of an entry, with the node, the batch and the home. An entry is settled from the outbox, and
 not held any more, only if it is still held for that batch, so to do that twice changes nothing.
+
+A node of an older version does not know what is held, and would take it over from one that has died: the messages would
+be in two batches. So as long as one runs, in the same group, such a batch waits.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from actorwork.events import BrokerTrouble
 from actorwork.message import Delivery, Envelope
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, scripts
@@ -83,6 +87,7 @@ async def settle_jointly(
     if not away:
         return await calls.settle_together(in_flight, together, published)
     in_order = [*here, *(one for some in away.values() for one in some)]
+    await _wait_formats(calls, outbox, in_flight, [stream.stream for stream in away])
     fenced: list[int] = []
     begin = len(here)
     for stream, some in away.items():
@@ -116,6 +121,24 @@ def _ends(stream: InFlightEntries, batch: Batch, some: Sequence[Pair]) -> list[t
         values = ["settle", notes, str(batch), stream.group, stream.stream, entry, message_id, key, unique]
         found.append((stream.source, [*values, record, ttl, claim, reply_to, count, *life]))
     return found
+
+
+async def _wait_formats(calls: SettleCalls, outbox: Outbox, in_flight: InFlightEntries, streams: Sequence[str]) -> None:
+    attempt = 0
+    while True:
+        doing = f"settling a batch of {in_flight.source} and sources in other slots"
+        pause = pause_after(attempt + 1)
+        try:
+            older = await outbox.formats.older(streams, in_flight.group)
+        except RedisError as error:
+            calls.emit(BrokerTrouble(doing, str(error), f"again in {pause:g} s"))
+        else:
+            if not older:
+                return
+            text = f"nodes of an older version of actorwork, which would not respect it, run: {', '.join(older[:5])}"
+            calls.emit(BrokerTrouble(doing, text, "it is settled once they have ended"))
+        attempt += 1
+        await trio.sleep(pause)
 
 
 async def _unhold(

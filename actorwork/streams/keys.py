@@ -30,6 +30,7 @@
     actorwork:{<source>}:swept:<group>            when the entries are looked at next, and where (lua/maintain.lua)
     actorwork:{<source>}:tended:<group>           when a node maintained it last, and what is due (lua/tended.lua)
     actorwork:{<source>}:outbox                   on a cluster, messages for other slots, a stream (outbox.py)
+    actorwork:{<source>}:forwarded                the last entry of each outbox that was forwarded here, a hash
     actorwork:{<source>}:held:<group>             on a cluster, deliveries that are settled with others (joint.py)
     actorwork:{<source>}:decided:<batch>          whether they were
     actorwork:{<source>}:lost:<group>             which node searches for lost messages (lua/maintain.lua)

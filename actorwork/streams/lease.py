@@ -28,6 +28,7 @@ import trio
 from actorwork.abc import LeaseState
 from actorwork.failpoints import failpoint
 from actorwork.streams import keys
+from actorwork.streams.formats import FORMAT
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.redis_py import RedisPyConnection
 
@@ -67,7 +68,7 @@ class Lease:
         self._on_lost = on_lost
         self._on_trouble = on_trouble
         self._on_renewed = on_renewed
-        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._owner = f"{socket.gethostname()}:{os.getpid()} {FORMAT}"
         self._wake = threading.Event()
         self._is_ending = False
         self._renewed_at = -math.inf

@@ -10,6 +10,7 @@ import trio
 
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble
+from actorwork.streams.formats import Formats
 from actorwork.streams.forwarding import forward
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
@@ -29,6 +30,7 @@ class Outbox:
         self._running: set[str] = set()
         self._waiters = trio.lowlevel.ParkingLot()
         self._complain_at: dict[str, float] = {}
+        self.formats = Formats(client)
 
     def __repr__(self) -> str:
         return f"<Outbox, {len(self._running)} being forwarded>"

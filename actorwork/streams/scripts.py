@@ -74,7 +74,8 @@ PAYLOADS: Final = _script("payloads", *_ORDERING)
 COPY: Final = _script("copy")
 PURGE: Final = _script("purge", *_JOINING)
 RUN: Final = _script("run", *_JOINING)
-EFFECTS: Final = _script("effects", *_JOINING)
+FORWARD: Final = _script("forward", *_KEEPING, "forwarded")
+EFFECTS: Final = _script("effects", *_JOINING, "forwarded")
 
 ALL: Final = (
     PUBLISH_NOW,

@@ -61,7 +61,7 @@ class SettleCalls:
 
     def __init__(self, client: RedisClient, emit: EventSink) -> None:
         self.client = client
-        self._emit = emit
+        self.emit = emit
         self.outbox: Outbox | None = None
         """On a cluster, forwards what is published to sources in other slots."""
 
@@ -125,7 +125,7 @@ class SettleCalls:
                 if not may_pass(error):
                     raise RefusedError(str(error)) from error
                 pause = pause_after(attempt)
-                self._emit(BrokerTrouble(f"starting a run for {delivery.id}", str(error), f"again in {pause} s"))
+                self.emit(BrokerTrouble(f"starting a run for {delivery.id}", str(error), f"again in {pause} s"))
             else:
                 return delivery, attrs.evolve(settlement, starts=tuple(starts), continues=continues), published
             await trio.sleep(pause)
@@ -205,7 +205,7 @@ class SettleCalls:
                 if not may_pass(error) and (total > 1 or attempt >= _GIVE_UP_AFTER):
                     raise RefusedError(str(error)) from error
                 pause = pause_after(attempt)
-                self._emit(BrokerTrouble(f"settling {total} of {in_flight.source}", str(error), f"again in {pause} s"))
+                self.emit(BrokerTrouble(f"settling {total} of {in_flight.source}", str(error), f"again in {pause} s"))
             await trio.sleep(pause)
         if _AFTER is not None:
             _AFTER()

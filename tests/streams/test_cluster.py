@@ -20,9 +20,9 @@ from actorwork.events import BrokerTrouble, Event
 from actorwork.message import RESULT_TTL, Durability, Envelope, Status
 from actorwork.policy.runs.values import Need, Plan, StepPlan
 from actorwork.policy.settlement import Ack
-from actorwork.streams import keys, scripts
+from actorwork.streams import forwarding, keys, scripts
 from actorwork.streams.broker import RedisBroker
-from actorwork.streams.forwarding import claimed
+from actorwork.streams.forwarding import claimed, forward
 from actorwork.streams.in_flight import Together
 from actorwork.streams.joint import Batch
 from actorwork.streams.outbox import Outbox
@@ -31,7 +31,7 @@ from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.cluster import cluster_client
 from actorwork.streams.transport.cluster_layout import Layout
 from actorwork.streams.transport.commands import Script
-from actorwork.streams.transport.redis_py import ClusterCrossSlotError, ResponseError, is_of_moving_slot
+from actorwork.streams.transport.redis_py import ClusterCrossSlotError, RedisError, ResponseError, is_of_moving_slot
 from actorwork.streams.transport.slots import SLOTS, key_slot, keys_of
 from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
@@ -415,6 +415,120 @@ async def test_a_batch_of_several_slots_that_cannot_publish_becomes_dead_letters
         assert sorted(letter.id for letter in letters) == ["1", "2", "3"]
         assert "is no stream" in letters[0].failure.reason
         assert not await held(broker)
+
+
+async def test_a_batch_of_several_slots_waits_until_no_older_node_runs_that_would_not_know_what_is_held(
+    cluster: RedisCluster,
+):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        together = await taken_of_two_slots(broker, consumer)
+        group = together[0][0].token[2].group
+        for source in ("orders", "bills"):
+            await broker.client.call("XGROUP", "CREATECONSUMER", source, group, "older")
+        await broker.client.call("SET", keys.lease("older"), "a.host:17")
+        consumer.node.settle_together(consumer.subscription, together, [Envelope("mail", "sum", b"1")])
+        await consumer.wait(lambda: consumer.seen(BrokerTrouble), "the trouble")
+        (trouble, *_) = consumer.seen(BrokerTrouble)
+        assert "nodes of an older version of actorwork" in trouble.error
+        assert await broker.backlog("mail") == 0
+        await broker.client.call("ZADD", keys.REPORTS, 4e9, "older")
+        (found,) = [one for one in await broker.diagnose() if one.subject == "nodes"]
+        assert "1 nodes of an older version" in found.text
+        await broker.client.call("DEL", keys.lease("older"))
+        await consumer.node.wait_settled()
+        assert await broker.backlog("mail") == 1
+
+
+# --------------------------------------------------------------------------------------------- outboxes of two versions
+
+
+def ignore(_target: str, _error: RedisError) -> None:
+    pass
+
+
+async def leave(broker: RedisBroker, *values: object, at: str = "*") -> None:
+    await broker.client.call("XADD", keys.outbox("orders"), at, *values)
+
+
+def message_to(target: str, name: str) -> list[object]:
+    of = keys.SourceKeys.of(target)
+    return ["to", target, "mark", f"{of.prefix}seen:{name}", "bit", "", "terms", "", "id", name, "data", "1"]
+
+
+async def test_an_older_node_keeps_what_a_newer_one_has_left_in_an_outbox_and_lets_nothing_overtake_it(
+    cluster: RedisCluster,
+):
+    troubles: list[tuple[str, str]] = []
+    async with opener(cluster) as broker:
+        kinds = (["do", "invent", "1", ""], ["mark", "m", "terms", "", "bit", "", "id", "x"], ["page", "z", "zip", ""])
+        for kind in kinds:
+            await broker.client.call("DEL", keys.outbox("orders"))
+            await leave(broker, *message_to("mail", f"before {kind[1]}"))
+            await leave(broker, "to", "mail", *kind)
+            await leave(broker, *message_to("mail", "after"))
+            await leave(broker, *message_to("bills", f"beside {kind[1]}"))
+            await forward(broker.client, "orders", lambda target, error: troubles.append((target, str(error))))
+            assert await broker.client.call("XLEN", keys.outbox("orders")) == 2
+        assert [target for target, _ in troubles] == ["mail"] * 3
+        assert "of a kind that this version of actorwork does not know" in troubles[0][1]
+        assert (await broker.backlog("mail"), await broker.backlog("bills")) == (3, 3)
+
+
+async def test_what_runs_leave_in_an_outbox_is_done_by_newer_nodes_though_an_older_one_forwards_as_well(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+):
+    """The older node knows no effects of runs: it forwards first, again and again."""
+    async with opener(cluster) as broker:
+        assert await broker.runs.start(plan("bills", "the run"))
+        await leave(broker, "to", "bills", "do", "cancel", "bills", "run", "for the test", "")
+        await leave(broker, *message_to("bills", "behind"))
+        with monkeypatch.context() as older:
+            older.setattr(forwarding, "_EFFECTS", frozenset[bytes]())
+            for _ in range(3):
+                await forward(broker.client, "orders", ignore)
+        assert await broker.client.call("XLEN", keys.outbox("orders")) == 2
+        assert await broker.backlog("bills") == 0
+        await forward(broker.client, "orders", ignore)
+        info = await broker.runs.info("run")
+        assert info is not None
+        assert info.status is Status.CANCELLED
+        assert await broker.client.call("XLEN", keys.outbox("orders")) == 0
+        assert await broker.backlog("bills") == 1
+
+
+@pytest.mark.parametrize("hours", [1, 11, 13, 24 * 30])
+async def test_what_was_forwarded_is_not_forwarded_again_though_no_node_came_back_before_its_mark_was_over(
+    cluster: RedisCluster, hours: int
+):
+    async with opener(cluster) as broker:
+        seconds, _ = await broker.client.call("TIME")
+        then = int(seconds) * 1000 - hours * 3_600_000
+        await leave(broker, *message_to("mail", "sent"), at=f"{then}-1")
+        await forward(broker.client, "orders", ignore)
+        assert await broker.backlog("mail") == 1
+        # Its node died before it could delete it, and its mark is over if it had time for that.
+        await broker.client.call("DEL", keys.outbox("orders"))
+        if hours > 24:
+            await broker.client.call("DEL", message_to("mail", "sent")[3])
+        await leave(broker, *message_to("mail", "sent"), at=f"{then}-1")
+        await leave(broker, *message_to("mail", "never sent"), at=f"{then}-2")
+        await forward(broker.client, "orders", ignore)
+        assert await broker.backlog("mail") == 2
+        assert await broker.client.call("XLEN", keys.outbox("orders")) == 0
+
+
+async def test_an_effect_that_was_forwarded_is_not_done_again_after_a_day(cluster: RedisCluster):
+    async with opener(cluster) as broker:
+        cancel = ("to", "bills", "do", "cancel", "bills", "run", "for the test", "")
+        await leave(broker, *cancel, at="1-1")
+        await forward(broker.client, "orders", ignore)
+        assert await broker.runs.start(plan("bills", "a later one with the same id"))
+        await broker.client.call("DEL", keys.outbox("orders"))
+        await leave(broker, *cancel, at="1-1")
+        await forward(broker.client, "orders", ignore)
+        info = await broker.runs.info("run")
+        assert info is not None
+        assert info.status is Status.STARTED
 
 
 # ------------------------------------------------------------------------------------------------------------ workflows

@@ -1,7 +1,7 @@
 -- Does what scripts in other slots of a cluster have left to do in this one (away.lua), in their order.
 --
 -- KEYS  the source in whose slot it is done, or the key
--- ARGV  for each: how many values, and those:
+-- ARGV  the source of the outbox; then for each: its entry there, how many values, and those:
 --         'end', flow, message id, claim, how, value, failure as JSON or ''   a step of a run that is here has ended
 --         'start', JSON                                     a run begins here
 --         'expand', JSON, message id, claim                 one that is here gets more steps
@@ -16,7 +16,7 @@
 --
 -- Returns whether something is left to be done in other slots, in the outbox of this one.
 --
--- Each may be done twice, or once more after all that came later. Then it changes nothing: a step ends once, and is known by the
+-- Each may be done twice, or once more after all that came later, within a day (forwarded.lua). Then it changes nothing: a step ends once, and is known by the
 -- attempt in the id of its message; a run is started, and expanded by one delivery, once; what is dropped is gone; what is
 -- settled is not held any more.
 
@@ -116,10 +116,22 @@ function does.home(i)
   redis.call('SADD', KEYS[1], ARGV[i])
 end
 
-local i = 1
+-- Keys that are no sources have no notes of what was forwarded: there is one for each run.
+local IS_OF_KEY = { index = true, home = true }
+
+local i, last = 2, nil
 while i <= #ARGV do
-  does[ARGV[i + 1]](i + 2)
-  join_all()
-  i = i + 1 + ARGV[i]
+  local what = ARGV[i + 2]
+  if IS_OF_KEY[what] then
+    does[what](i + 3)
+  elseif not forwarded.is_done(ARGV[1], ARGV[i]) then
+    does[what](i + 3)
+    join_all()
+  end
+  last = not IS_OF_KEY[what] and ARGV[i] or last
+  i = i + 2 + ARGV[i + 1]
+end
+if last then
+  forwarded.note(ARGV[1], last)
 end
 return redis.call('EXISTS', 'actorwork:{' .. KEYS.tag .. '}:outbox')

@@ -1,0 +1,78 @@
+"""What nodes of several versions know of each other's work at the broker: each lease has the number of a format.
+
+    lease    <host>:<process> <format>        without a number: a version of before there were any, format 1
+
+A node that begins to write what older ones would misread, or not respect, first asks for their leases, and does not
+write it as long as one of them is alive. What is written already needs no number: it has names that an older version
+does not know, which it leaves alone (forwarding.py).
+
+    2        deliveries may be held for a batch over several slots (joint.py), and are not taken over then
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, Final, cast
+
+import trio
+
+from actorwork.streams import keys
+from actorwork.streams.keys import RELEASED
+from actorwork.streams.transport.commands import Commands
+from actorwork.streams.transport.redis_py import RedisError
+
+FORMAT: Final = 2
+_KNOWN_FOR: Final = 5.0
+"""Seconds for which a group is known to have no older node: a rollback is not noticed sooner."""
+
+
+def format_of(lease: bytes) -> int:
+    """Return the format of a node, from what its lease holds."""
+    number = lease.rpartition(b" ")[2]
+    return int(number) if b" " in lease and number.isdigit() else 1
+
+
+async def older_among(client: Commands, nodes: Iterable[bytes], wanted: int = FORMAT) -> list[str]:
+    """Return those nodes that are alive, and of an older format."""
+    names = sorted(nodes)
+    leases: list[Any] = await client.call_many(
+        [("GET", keys.LEASES.encode() + name) for name in names], idempotent=True
+    )
+    return [
+        name.decode(errors="replace")
+        for name, lease in zip(names, leases, strict=True)
+        if isinstance(lease, bytes) and format_of(lease) < wanted
+    ]
+
+
+class Formats:
+    """Asks for one node which others, of the groups that it belongs to, are older."""
+
+    def __init__(self, client: Commands) -> None:
+        self._client = client
+        self._good_until: dict[tuple[str, str], float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Formats at {self._client!r}>"
+
+    async def older(self, streams: Collection[str], group: str) -> list[str]:
+        """Return the nodes that are alive, of an older format, and read one of the streams as a group.
+
+        Raises `RedisError` if that cannot be known.
+        """
+        now = trio.current_time()
+        asked = [stream for stream in streams if self._good_until.get((stream, group), 0.0) <= now]
+        if not asked:
+            return []
+        replies = await self._client.call_many(
+            [("XINFO", "CONSUMERS", stream, group) for stream in asked], idempotent=True
+        )
+        names: set[bytes] = set()
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply if isinstance(reply, RedisError) else RedisError(str(reply))
+            names.update(row[b"name"] for row in cast("list[dict[bytes, Any]]", reply))
+        older = await older_among(self._client, names - {RELEASED.encode()})
+        if not older:
+            self._good_until.update(dict.fromkeys(((stream, group) for stream in asked), now + _KNOWN_FOR))
+        return older
