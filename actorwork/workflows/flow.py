@@ -25,7 +25,7 @@ from actorwork.policy.runs.values import (
 from actorwork.workflows.holes import Hole
 from actorwork.workflows.outcomes import Failed
 from actorwork.workflows.steps import DAY, Group, MessagePart, NapPart, SignalPart, Step, instead, seconds_of
-from actorwork.workflows.templates import template_of, type_name
+from actorwork.workflows.templates import filled, type_name
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -242,16 +242,15 @@ class _Layout:
             case NapPart(seconds=seconds):
                 return StepPlan(name=name, kind="nap", after=after, seconds=seconds)
             case MessagePart() as part:
-                template, wire = template_of(part.message, self._fill)
                 # Its moments and its headers are checked and converted as those of a message that is sent now.
-                envelope = part.sending.envelope(part.source, name, b"", wire)
+                envelope = part.sending.envelope(part.source, name, b"", part.type)
                 groups = tuple(dict.fromkeys(self._member_of.get(id(step), ())))
                 return StepPlan(
                     name=name,
                     source=part.source,
                     actor=part.actor,
-                    type=wire,
-                    template=template,
+                    type=part.type,
+                    template=filled(part.draft, self._fill),
                     after=after,
                     groups=groups,
                     group=part.group,

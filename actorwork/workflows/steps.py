@@ -30,7 +30,7 @@ from actorwork.policy.sending import Sending
 from actorwork.settings import Settings
 from actorwork.workflows.holes import Hole
 from actorwork.workflows.outcomes import Done, Failed
-from actorwork.workflows.templates import holes_of
+from actorwork.workflows.templates import Draft, draft_of
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -68,9 +68,10 @@ class StepOptions(TypedDict, total=False):
 
 @attrs.frozen(eq=False)
 class MessagePart:
-    """What a step sends, and where."""
+    """What a step sends, and where: `draft` is its message, `type` the wire name of that."""
 
-    message: object
+    draft: Draft
+    type: str | None
     source: str
     actor: str
     priority: Priority
@@ -110,6 +111,8 @@ class Step(Generic[R_co]):
         self.reply = reply
         if isinstance(after, (Step, Group, Hole)):
             raise TypeError(f"after wants a list of steps, groups or outcomes: write after=[…] around {after!r}")
+        if isinstance(after, str) or not isinstance(after, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"after wants a list of steps, groups or outcomes, got {after!r}")
         self.after: list[Step[Any] | Group[Any] | Hole] = [_ordered(one) for one in after]
         self.undo: Step[Any] | None = None
         self.serial = next(_serials)
@@ -132,6 +135,10 @@ class Step(Generic[R_co]):
         """How the step ends, to be passed to another step, which then runs in either case."""
         return cast("Any", Hole(self, "outcome"))
 
+    @property
+    def outcome_type(self) -> Any:
+        return Any if isinstance(self.part, Group) else Done
+
     def then(
         self, actor: type[B], message: Callable[[R_co], Message[B, R2]], **options: Unpack[StepOptions]
     ) -> Step[R2]:
@@ -141,7 +148,7 @@ class Step(Generic[R_co]):
     def holes(self) -> Iterable[Hole]:
         """Return everything that it needs."""
         if isinstance(self.part, MessagePart):
-            yield from holes_of(self.part.message)
+            yield from (piece for piece in self.part.draft if isinstance(piece, Hole))
         for one in self.after:
             yield one if isinstance(one, Hole) else Hole(one, "result")
 
@@ -170,6 +177,12 @@ class Group(Generic[R_co]):
         """The type of the list of results."""
         replies = [member.reply for member in self.members]
         return list[replies[0]] if replies and all(one == replies[0] for one in replies) else list
+
+    @property
+    def outcome_type(self) -> Any:
+        return (
+            list if any(isinstance(one, Group) or one.outcome_type is Any for one in self.members) else list[Done[Any]]
+        )
 
     @property
     def results(self) -> list[R_co]:
@@ -226,9 +239,11 @@ def step(actor: Any, /, *args: Any, **options: Any) -> Step[Any]:
         step(send_mail, to=user.result)              a function that `@actor` made an actor, with its arguments
         step(send_mail, send_mail.message(to="ann"), after=[user])
 
-    With a class, the message is checked against the actor's handlers. `undo` is called now, with a stand-in for the
+    With a class, the message is checked against the actor's handlers, and the results of other steps in it against the
+    types of their fields. `undo` is called now, with a stand-in for the
     step's result, and returns the step that is sent if the run fails or is cancelled after this one is done. Raises
-    `MessageRefused`, and `TypeError` or `ValueError` for options that do not fit.
+    `MessageRefused`, `CodecError` for a value that JSON cannot express, and `TypeError` or `ValueError` for results and
+    options that do not fit.
     """
     function: Any = getattr(actor, "__function__", None)
     if function is not None and not (len(args) == 1 and isinstance(args[0], actor.message_class)):
@@ -257,9 +272,15 @@ def _step(
         )
     sending = Sending.of(cast("Any", options))
     priority = settings.priority if sending.priority is None else sending.priority
-    part = MessagePart(message, settings.default_source, settings.title, priority, sending, group)
+    draft, wire = draft_of(message)
+    part = MessagePart(draft, wire, settings.default_source, settings.title, priority, sending, group)
     made: Step[Any] = Step(part, name or settings.title, reply, after, is_named=name is not None)
     if undo is not None:
+        if not callable(undo):
+            raise TypeError(
+                "undo wants a function that takes the result and returns a step, such as lambda result: step(ACTOR,"
+                f" …); got {undo!r}"
+            )
         made.undo = undoing = undo(made.result)
         if not isinstance(undoing, Step) or not isinstance(undoing.part, MessagePart):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"undo wants a function that returns a step with a message, got {undoing!r}")

@@ -19,41 +19,35 @@ from actorwork.workflows.holes import Hole
 Filler: TypeAlias = Callable[[Hole], Piece]
 """Returns the piece that stands for a hole."""
 
+Draft: TypeAlias = tuple[str | Hole, ...]
+"""A message as JSON, cut at its holes; what stands for these is known once the flow is laid out."""
 
-def template_of(message: object, fill: Filler) -> tuple[Template, str | None]:
-    """Return the template of a message and the wire name of its type.
+
+def draft_of(message: object) -> tuple[Draft, str | None]:
+    """Return the draft of a message and the wire name of its type.
 
     Raises `CodecError` for values that JSON cannot express, and `TypeError` for a hole that is too deep in the message
     or whose type is not that of its field.
     """
     if isinstance(message, Hole):
-        return (fill(message),), None
+        return (message,), None
     cls = type(message)
     if codec.is_record(cls):
-        return _joined(_record(message, fill)), codec.wire_name(cls)
+        return _joined(_record(message)), codec.wire_name(cls)
     if isinstance(message, dict):
-        return _joined(_object(cast("dict[str, object]", message), fill)), None
+        return _joined(_object(cast("dict[str, object]", message))), None
     if isinstance(message, list):
-        return _joined(_list(cast("list[object]", message), "the message", fill)), None
+        return _joined(_list(cast("list[object]", message), "the message")), None
     data, wire = codec.encode(message)
     return (data.decode(),), wire
 
 
-def holes_of(message: object) -> Iterator[Hole]:
-    """Yield the holes of a message."""
-    values: Sequence[object] = (message,)
-    if codec.is_record(type(message)):
-        values = [getattr(message, name) for name, _ in _fields(type(message))]
-    elif isinstance(message, Mapping):
-        values = list(cast("Mapping[str, object]", message).values())
-    for value in values:
-        if isinstance(value, Hole):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (one for one in cast("Sequence[object]", value) if isinstance(one, Hole))
+def filled(draft: Draft, fill: Filler) -> Template:
+    """Return the template of a draft."""
+    return tuple(fill(piece) if isinstance(piece, Hole) else piece for piece in draft)
 
 
-def _record(message: object, fill: Filler) -> Iterator[Piece]:
+def _record(message: object) -> Iterator[str | Hole]:
     comma = ""
     yield "{"
     for name, annotation in _fields(type(message)):
@@ -63,30 +57,30 @@ def _record(message: object, fill: Filler) -> Iterator[Piece]:
         comma = ","
         if isinstance(value, Hole):
             check_fits(value, annotation, where)
-            yield fill(value)
+            yield value
         elif _has_holes(value):
-            yield from _list(cast("Sequence[object]", value), where, fill, _element_of(annotation))
+            yield from _list(cast("Sequence[object]", value), where, _element_of(annotation))
         else:
             yield _text(value, annotation, where)
     yield "}"
 
 
-def _object(message: Mapping[str, object], fill: Filler) -> Iterator[Piece]:
+def _object(message: Mapping[str, object]) -> Iterator[str | Hole]:
     comma = ""
     yield "{"
     for name, value in message.items():
         yield f"{comma}{codec.dumps(name).decode()}:"
         comma = ","
         if isinstance(value, Hole):
-            yield fill(value)
+            yield value
         elif _has_holes(value):
-            yield from _list(cast("Sequence[object]", value), repr(name), fill)
+            yield from _list(cast("Sequence[object]", value), repr(name))
         else:
             yield _text(value, Any, repr(name))
     yield "}"
 
 
-def _list(values: Sequence[object], where: str, fill: Filler, annotation: Any = Any) -> Iterator[Piece]:
+def _list(values: Sequence[object], where: str, annotation: Any = Any) -> Iterator[str | Hole]:
     comma = ""
     yield "["
     for number, value in enumerate(values):
@@ -94,7 +88,7 @@ def _list(values: Sequence[object], where: str, fill: Filler, annotation: Any = 
         comma = ","
         if isinstance(value, Hole):
             check_fits(value, annotation, f"{where}[{number}]")
-            yield fill(value)
+            yield value
         else:
             yield _text(value, annotation, f"{where}[{number}]")
     yield "]"
@@ -113,13 +107,14 @@ def _text(value: object, annotation: Any, where: str) -> str:
     return data.decode()
 
 
-def _joined(pieces: Iterator[Piece]) -> Template:
+def _joined(pieces: Iterator[str | Hole]) -> Draft:
     """Join pieces of text that follow each other."""
-    found: list[Piece] = []
+    found: list[str | Hole] = []
     for piece in pieces:
-        if isinstance(piece, str) and found and isinstance(found[-1], str):
-            found[-1] += piece
-        elif piece != "":
+        last = found[-1] if found else None
+        if isinstance(piece, str) and isinstance(last, str):
+            found[-1] = last + piece
+        elif isinstance(piece, Hole) or piece != "":
             found.append(piece)
     return tuple(found)
 
@@ -128,18 +123,24 @@ def _has_holes(value: object) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(one, Hole) for one in cast("Sequence[object]", value))
 
 
-@cache
 def _fields(cls: type) -> Sequence[tuple[str, Any]]:
     try:
-        hints = typing.get_type_hints(cls)
-    except NameError:  # a class within a function: its annotations are not to be had
-        hints = {}
-    names = (
-        [field.name for field in attrs.fields(cls)]
-        if attrs.has(cls)
-        else [field.name for field in dataclasses.fields(cast("Any", cls))]
-    )
-    return [(name, hints.get(name, Any)) for name in names]
+        return _annotated(cls)
+    except NameError:  # a class within a function, or one whose annotations are defined further down in its module
+        return [(name, Any) for name in _names(cls)]
+
+
+@cache
+def _annotated(cls: type) -> Sequence[tuple[str, Any]]:
+    hints = typing.get_type_hints(cls)
+    return [(name, hints.get(name, Any)) for name in _names(cls)]
+
+
+@cache
+def _names(cls: type) -> Sequence[str]:
+    if attrs.has(cls):
+        return [field.name for field in attrs.fields(cls)]
+    return [field.name for field in dataclasses.fields(cast("Any", cls))]
 
 
 # ---- types ----
@@ -149,7 +150,14 @@ _LISTS: Final = (list, Sequence)
 
 def check_fits(hole: Hole, annotation: Any, where: str) -> None:
     """Raise `TypeError` if a result can never be what a field wants. Types that cannot be compared pass."""
-    if hole.origin is None or hole.wants == "outcome":
+    if hole.origin is None:
+        return
+    if hole.wants == "outcome":
+        if not may_fit(hole.origin.outcome_type, annotation):
+            raise TypeError(
+                f"{where} wants {type_name(annotation)}, but an outcome of {hole.origin.label} is Done or Failed; take"
+                " its result in place of the outcome, or change the annotation"
+            )
         return
     reply = hole.origin.reply
     if not may_fit(reply, annotation):

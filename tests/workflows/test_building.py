@@ -26,7 +26,7 @@ from actorwork.workflows import (
     step,
     together,
 )
-from tests.workflows.shop import Calculator, Clerk, Note, Square, Sum, Text
+from tests.workflows.shop import Calculator, Clerk, Look, Note, Square, Sum, Text
 
 
 def plan_of(flow: Any) -> Any:
@@ -148,7 +148,7 @@ def test_a_result_that_is_deeper_in_a_message_is_refused() -> None:
     with pytest.raises(
         TypeError, match=r"Text\.value: the result of a step belongs into a field of the message itself"
     ):
-        plan_of(step(Calculator, Text({"deep": {"deeper": first.result}})))
+        step(Calculator, Text({"deep": {"deeper": first.result}}))
 
 
 @attrs.frozen
@@ -165,11 +165,28 @@ def test_a_field_that_looks_at_its_value_cannot_take_a_result() -> None:
 def test_a_result_of_another_type_than_its_field_is_refused() -> None:
     note = step(Clerk, Note("x"), name="note")
     with pytest.raises(TypeError, match=r"Square\.number wants int, but step 'note' returns str"):
-        plan_of(step(Calculator, Square(note.result)))  # type: ignore[arg-type]
+        step(Calculator, Square(note.result))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Sum\.numbers wants list\[int\], but the group of 1 returns list\[str\]"):
-        plan_of(step(Calculator, Sum(group([note]).results)))  # type: ignore[arg-type]
+        step(Calculator, Sum(group([note]).results))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Sum\.numbers\[0\] wants int, but step 'note' returns str"):
-        plan_of(step(Calculator, Sum([note.result])))  # type: ignore[list-item]
+        step(Calculator, Sum([note.result]))  # type: ignore[list-item]
+
+
+def test_an_outcome_where_a_result_is_wanted_is_refused() -> None:
+    first: Any = step(Calculator, Square(1), name="first")
+    both: Any = group([first])
+    with pytest.raises(TypeError, match=r"Square\.number wants int, but an outcome of step 'first' is Done or Failed"):
+        step(Calculator, Square(first.outcome))
+    with pytest.raises(TypeError, match=r"Sum\.numbers wants list\[int\], but an outcome of the group of 1 is Done or"):
+        step(Calculator, Sum(both.outcomes))
+    assert step(Calculator, Look(both.outcomes))
+
+
+def test_a_message_is_what_it_was_when_its_step_was_built() -> None:
+    message = {"number": 1}
+    built = step("calculator", message)
+    message["number"] = 2
+    assert plan_of(built).steps[0].template == ('{"number":1}',)
 
 
 # ---- order ----
@@ -217,6 +234,7 @@ def chain_of_nothing() -> None:
     chain(EMPTY, EMPTY)
 
 
+NUMBER: Any = 1
 RESULT: Any = step(Clerk, Note(1)).result
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
@@ -235,6 +253,12 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a group of messages": (lambda: group([Note(1)]), TypeError, r"; step\(ACTOR, Note\(…\)\) makes a step"),  # type: ignore[list-item]
     "a chain of numbers": (lambda: chain(1), TypeError, "a chain wants steps"),  # type: ignore[call-overload]
     "a chain that ends in a group": (chain_of_nothing, TypeError, "wants to be a step, got a group"),
+    "after just a number": (lambda: nap(1, after=NUMBER), TypeError, "after wants a list of steps, .*outcomes, got 1"),
+    "a step as undo": (
+        lambda: step(Clerk, Note(1), undo=step(Clerk, Note(2))),  # type: ignore[call-overload, arg-type]
+        TypeError,
+        "undo wants a function that takes the result and returns a step, .*got <step",
+    ),
     "after a number": (lambda: nap(1, after=[1]), TypeError, "after wants steps, groups or outcomes, got 1"),
     "a nap of -1": (lambda: nap(-1), ValueError, "a nap wants seconds"),
     "a signal without a name": (lambda: signal("", int), ValueError, "the name of a signal"),
