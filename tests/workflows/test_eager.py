@@ -12,10 +12,20 @@ from typing import Any
 import pytest
 import trio.testing
 
-from actorwork import Actor, CodecError, MessageFailed, MessageRefused, Retry, RetryPolicy, Settings, receive
+from actorwork import (
+    Actor,
+    AskTimeout,
+    CodecError,
+    MessageFailed,
+    MessageRefused,
+    Retry,
+    RetryPolicy,
+    Settings,
+    receive,
+)
 from actorwork.policy.retry import Fixed
 from actorwork.testing import run_eagerly
-from actorwork.workflows import Flow, Step, chain, chord, group, nap, step
+from actorwork.workflows import Flow, Step, chain, chord, group, nap, signal, step
 from tests.workflows.conftest import OpenStage
 from tests.workflows.shop import Begin, Calculator, Clerk, Flaky, Look, Note, Square, Sum, SumOfSquares, Text, Wait
 
@@ -34,6 +44,28 @@ async def test_one_message_is_run_by_the_actor_that_takes_it(mock_clock: trio.te
     assert await run_eagerly(SumOfSquares([1, 2]), ALL) == 5
     with pytest.raises(MessageRefused, match=r"none of Clerk takes Square\(number=1\)"):
         await run_eagerly(Square(1), [Clerk])
+
+
+async def test_what_would_wait_for_ever_is_refused(mock_clock: trio.testing.MockClock) -> None:
+    note = step(Clerk, Note("never"), name="the note")
+    with pytest.raises(MessageRefused, match=r"'the note' goes to 'clerk', which is none of .* \(Calculator\): add it"):
+        await run_eagerly(note, [Calculator])
+    approved = signal("approval", int)
+    with pytest.raises(ValueError, match="nobody gives the signal 'approval' in an eager run: give it a limit"):
+        await run_eagerly(approved.then(Calculator, Square), ALL)
+    with pytest.raises(AskTimeout, match=r"is held \('b' failed\) until run\.retry\(\), which nobody calls"):
+        await run_eagerly(Flow(group(failing()), hold_on_failure=True), ALL)
+    with pytest.raises(TypeError, match=r"wants a list of actors: write \[Calculator\]"):
+        await run_eagerly(Square(1), Calculator)  # type: ignore[call-overload]
+
+
+async def test_what_ends_by_its_time_is_waited_for(mock_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(MessageFailed, match="no signal 'approval'"):
+        await run_eagerly(signal("approval", int, within=3600).then(Calculator, Square), ALL)
+    with pytest.raises(MessageFailed, match="deadline"):
+        await run_eagerly(Flow(signal("approval", int).then(Calculator, Square), deadline=3600), ALL)
+    with pytest.raises(MessageFailed, match="deadline"):
+        await run_eagerly(Flow(group(failing()), hold_on_failure=True, deadline=3600), ALL)
 
 
 async def test_failures_are_those_of_a_client(mock_clock: trio.testing.MockClock) -> None:
