@@ -96,6 +96,17 @@ class AsyncioWaiting:
         return beside(work)
 
 
+def check_asyncio() -> None:
+    """Raise `NotRunning` where no loop of asyncio's runs: on Trio, or where a coroutine is driven by hand."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise NotRunning(
+            "actorwork.aio.open_client runs on asyncio, and no loop of asyncio's runs here: use actorwork.open_client"
+            " on Trio, self.context.client in an actor, and actorwork.sync.open_client without an event loop"
+        ) from None
+
+
 def check_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Raise `NotRunning` in another loop than that in which the client was opened."""
     try:

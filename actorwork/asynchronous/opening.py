@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from actorwork.asynchronous.driver import AsyncioDriver
+from actorwork.asynchronous.driver import AsyncioDriver, check_asyncio
 from actorwork.brokers import is_file, is_redis, unknown_kind, url_of
 from actorwork.clients.client import Client
 from actorwork.clients.driver import OpenBroker
@@ -38,8 +38,10 @@ async def open_client(
     so does every call: bound it with `asyncio.timeout`. A call that is cancelled may have had its effect. `middleware`
     processes every message before it is sent, in order. What is sent is counted in `metrics`, a `Registry` of this
     program's own. With a `durability`, every call that sends returns once that is confirmed, and otherwise raises
-    `Unconfirmed`. Raises `BrokerError` for a broker that cannot be used.
+    `Unconfirmed`. Raises `BrokerError` for a broker that cannot be used, and `NotRunning` where no loop of asyncio's
+    runs.
     """
+    check_asyncio()
     layers, wanted = checked_layers(middleware), as_durability(durability)
     url = url_of(broker)
     emit = LogSink("client")

@@ -14,6 +14,7 @@ from actorwork.embedded.location import Location
 from actorwork.embedded.rows import ReplyAddress
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import Turns
+from actorwork.errors import BrokerError
 
 
 class AsyncioStore:
@@ -23,6 +24,7 @@ class AsyncioStore:
         self._loop = asyncio.get_running_loop()
         self._store = BlockingStore(location, Deadlines())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="actorwork-client")
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<AsyncioStore {self.location}>"
@@ -55,8 +57,15 @@ class AsyncioStore:
         self._store.turns.addresses[address] = pass_on
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        if self._is_closed:
+            raise BrokerError(f"this client of {self.location} is closed")
         return await self._loop.run_in_executor(self._thread, work)
 
     async def aclose(self) -> None:
-        await self._in_thread(self._store.close)
-        self._thread.shutdown(wait=False)
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            await self._loop.run_in_executor(self._thread, self._store.close)
+        finally:
+            self._thread.shutdown(wait=False)

@@ -91,11 +91,15 @@ def list_them(*, statuses: tuple[str, ...], limit: int, broker: str | None, time
 def show(run_id: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show a run: its status, how far it is, what it waits for, its result, and how each step ended."""
 
-    async def talk(_: Broker, run: Run[Any], info: RunInfo, step: Step) -> tuple[RunInfo, Sequence[StepInfo]]:
+    async def talk(
+        opened: Broker, run: Run[Any], info: RunInfo, step: Step
+    ) -> tuple[RunInfo, Sequence[StepInfo], Sequence[str]]:
         with step():
-            return info, await run.steps()
+            steps = await run.steps()
+        with step():
+            return info, steps, await waits_for(opened, info, steps)
 
-    info, steps = _with_run(broker, timeout, run_id, talk)
+    info, steps, awaited = _with_run(broker, timeout, run_id, talk)
     if json_output:
         print_json(in_json(info) | {"steps": [step_in_json(one) for one in steps]})
         return
@@ -105,7 +109,7 @@ def show(run_id: str, *, broker: str | None, timeout: float, json_output: bool) 
         ("status", str(info.status)),
         ("reason", info.reason),
         ("ended", f"{progress(info)} steps"),
-        ("waits for", ", ".join(waits_for(info, steps))),
+        ("waits for", ", ".join(awaited)),
         ("started", moment(info.started)),
         ("finished", "" if info.finished is None else moment(info.finished)),
         ("result", info.result or ""),

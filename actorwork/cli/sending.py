@@ -309,6 +309,9 @@ def in_json(outcome: Outcome | None) -> dict[str, Any]:
 def end_unless_done(target: Target, message_id: str, outcome: Outcome) -> None:
     """End the command if the message was not handled well."""
     if outcome.status != "done":
+        if outcome.status == "rejected" and outcome.failure is not None and outcome.failure.type == "Cancelled":
+            reason = one_line(outcome.failure.reason, 1000)
+            raise click.ClickException(f"message {message_id} to {target.words} was cancelled ({reason})")
         error = one_line(in_json(outcome)["error"], 1000)
         raise click.ClickException(f"{target.words} {outcome.status} message {message_id} ({error})")
 

@@ -221,7 +221,7 @@ def _state(info: RunInfo) -> str:
         return f"it is held until run.retry() ({info.reason}), and {ended}"
     if info.waits_for:
         return f"it waits for the signal {' and '.join(map(repr, info.waits_for))}, and {ended}"
-    return f"it continues, and {ended}. Does a node run that reads their sources?"
+    return f"it continues, and {ended}. Does a node run with their actors? See: actorwork runs show {info.id}"
 
 
 _STYLES: Final = {

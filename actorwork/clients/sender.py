@@ -235,8 +235,11 @@ def reply(outcome: Outcome, annotation: object, *, whom: str, message_id: str) -
     if failure is None:
         raise MessageFailed(f"{whom} {did} message {message_id}", type=did, reason="")
     why = f"{failure.type}: {failure.reason}" if failure.reason else failure.type
+    is_cancelled = outcome.status == "rejected" and failure.type == "Cancelled"
     raise MessageFailed(
-        f"{whom} {did} message {message_id} ({why})",
+        f"message {message_id} to {whom} was cancelled ({failure.reason})"
+        if is_cancelled
+        else f"{whom} {did} message {message_id} ({why})",
         type=failure.type,
         reason=failure.reason,
         traceback=failure.traceback,

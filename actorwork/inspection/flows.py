@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from actorwork.inspection.gathering import gather
 from actorwork.inspection.words import how_far, moment, progress_in_json
 
 if TYPE_CHECKING:
+    from actorwork.abc import Broker
+    from actorwork.policy.idle import Place
     from actorwork.policy.runs.values import End, RunInfo, StepInfo
 
 
@@ -21,8 +24,8 @@ def step_status(one: StepInfo) -> str:
     return f"{one.status} {how_far(one.progress)}".rstrip()
 
 
-def waits_for(info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
-    """Return what a run waits for that no actor works on: signals, pauses, a decision about a failed step."""
+async def waits_for(broker: Broker, info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
+    """Return what a run waits for that no actor works on: signals, pauses, a decision about a failed step, a node."""
     from actorwork.policy.runs.values import Status
 
     return [
@@ -30,7 +33,26 @@ def waits_for(info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
         *(f"the pause {one.name!r}" for one in steps if one.kind == "nap" and one.status is Status.STARTED),
         *(f"`runs retry` of {one.name!r}" for one in steps if one.status is Status.HELD),
         *(["`runs resume`"] if info.status is Status.PAUSED else []),
+        *(f"a node with the actor {actor!r}: none runs it" for actor in await _without_node(broker, info, steps)),
     ]
+
+
+async def _without_node(broker: Broker, info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
+    """Return the actors of messages that wait in sources which no node reads, as far as nodes report it."""
+    from actorwork.policy.runs.values import Status
+
+    waiting = {one.source: one.actor for one in steps if one.message and one.status is Status.PENDING}
+    if not waiting or info.status.is_final:
+        return []
+    gathered = await gather(broker)
+    if not gathered.is_whole:
+        return []
+    unread = {actor for source, actor in waiting.items() if not _is_read(gathered.by_source.get(source, ()))}
+    return sorted(unread)
+
+
+def _is_read(places: Iterable[Place]) -> bool:
+    return any(place.is_alive for place in places)
 
 
 def error(end: End | None) -> str:

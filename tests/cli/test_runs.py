@@ -126,6 +126,21 @@ def test_a_run_that_waits_is_shown_with_what_it_waits_for(started: Shell):
     assert "waits for: the signal 'approval', `runs resume`\n" in started("runs", "show", "asked").stdout
 
 
+def test_a_run_whose_actor_no_node_runs_says_so(shell: Shell):
+    async def start(client: Client) -> None:
+        await client.start(together(step(Calculator, Square(9)), step(Clerk, Note("x"))), id="nobody")
+
+    with_client(shell, start)
+    awaited = (
+        "waits for: a node with the actor 'calculator': none runs it, a node with the actor 'clerk': none runs it\n"
+    )
+    assert awaited in shell("runs", "show", "nobody").stdout
+    shell("runs", "pause", "nobody")
+    assert f"waits for: `runs resume`, {awaited.partition(': ')[2]}" in shell("runs", "show", "nobody").stdout
+    shell("runs", "cancel", "nobody")
+    assert "waits for" not in shell("runs", "show", "nobody").stdout
+
+
 def test_the_graph_of_a_run_is_printed(started: Shell):
     graph = started("runs", "graph", "failed").stdout
     assert graph.startswith('graph TD\n    s0["flaky"]:::failure\n')
@@ -352,8 +367,10 @@ def test_a_message_that_was_submitted_is_cancelled_wherever_it_is(shell: Shell):
     again = shell("cancel", "calculator", waiting, code=1).stderr
     assert "cannot be cancelled: it is over, was cancelled before" in again
     assert f"see: actorwork result calculator {waiting}" in again
-    assert "rejected message" in shell("result", "calculator", waiting, code=1).stderr
-    assert "(Cancelled: it was cancelled before it was begun)" in shell("result", waiting, code=1).stderr
+    assert f"message {waiting} to the actor 'calculator' was cancelled (it was cancelled before it was begun)" in (
+        shell("result", "calculator", waiting, code=1).stderr
+    )
+    assert "was cancelled (it was cancelled before it was begun)" in shell("result", waiting, code=1).stderr
     another = with_client(shell, submit)
     assert shell("cancel", another).stdout.startswith(f"cancelled message {another} to the source ")
     assert "did you mean 'calculator'?" in shell("cancel", "calcluator", waiting, code=1).stderr

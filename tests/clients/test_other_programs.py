@@ -313,6 +313,27 @@ def test_a_closed_sync_client_says_so(url: str) -> None:
         client.ref(Calculator).tell(Square(1))
 
 
+def test_a_closed_asyncio_client_says_so(url: str) -> None:
+    async def main() -> None:
+        async with aio.open_client(url) as client:
+            await client.ref(Calculator).tell(Square(1))
+        calculator = client.ref(Calculator)
+        for call in (calculator.tell(Square(1)), calculator.ask(Square(1)), client.run("one").result()):
+            with pytest.raises(BrokerError, match=r"this client of .* is closed"):
+                await call
+
+    run_asyncio(main)
+
+
+def test_an_asyncio_client_on_trio_says_what_to_use(url: str) -> None:
+    async def main() -> None:
+        with pytest.raises(NotRunning, match=r"runs on asyncio.* use actorwork\.open_client on Trio"):
+            async with aio.open_client(url):
+                pass
+
+    trio.run(main)
+
+
 def test_a_sync_client_gives_up_on_a_server_that_stays_away() -> None:
     began = time.monotonic()
     with pytest.raises(BrokerError, match=r"gave up after 0\.3 s"):

@@ -57,7 +57,7 @@ async def view_one(sight: Sight) -> dict[str, Any]:
         facts["result"] = None
     return facts | {
         "is_over": info.status.is_final,
-        "waits": waits_for(info, steps),
+        "waits": await waits_for(sight.broker, info, steps),
         "signals": list(info.waits_for),
         "steps": [step_in_json(one) for one in steps[:MOST_STEPS]],
         "steps_total": len(steps),
