@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeAlias, 
 
 import attrs
 
-from actorwork.events import Event
+from actorwork import events
 from actorwork.message import (
     NO_HEADERS,
     AuditEntry,
@@ -69,7 +69,7 @@ class FunctionActor(Protocol[P, R_co]):
 class EventSink(Protocol):
     """Receives events; must not wait and must not raise."""
 
-    def __call__(self, event: Event, /) -> None: ...
+    def __call__(self, event: events.Event, /) -> None: ...
 
 
 class Meter(Protocol):

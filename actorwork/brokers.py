@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from actorwork import events
 from actorwork.abc import Broker, EventSink
 from actorwork.errors import BrokerError
-from actorwork.events import Event
 
 _PROJECT_MARKS: Final = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
 _SENTINELS: Final = frozenset({"redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel"})
@@ -32,7 +32,7 @@ _INSTALLED: Final = ("bin", "lib", "lib64", "Scripts", "Lib")
 """Where a Python installation keeps programs and modules."""
 
 
-def ignore(_: Event) -> None:
+def ignore(_: events.Event) -> None:
     """Take an event and do nothing."""
 
 

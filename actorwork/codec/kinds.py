@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -19,7 +18,16 @@ def wire_name(cls: type) -> str | None:
 
 def is_record(cls: object) -> bool:
     """Whether a class is an attrs class or a dataclass."""
-    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+    return isinstance(cls, type) and (attrs.has(cls) or hasattr(cls, "__dataclass_fields__"))
+
+
+def fields_of(record: Any) -> Sequence[Any]:
+    """Return the fields of an attrs class or a dataclass: each has a `name` and a `type`."""
+    if attrs.has(record):
+        return attrs.fields(record)
+    from dataclasses import fields
+
+    return fields(record)
 
 
 def is_model(cls: object) -> bool:
@@ -42,8 +50,9 @@ def field_types(cls: Any) -> Mapping[str, Any]:
         return {}
     if attrs.has(cls):
         return {field.name: field.type for field in attrs.fields(attrs.resolve_types(cls))}
+
     hints = get_type_hints(cls)
-    return {field.name: hints.get(field.name, field.type) for field in dataclasses.fields(cls)}
+    return {field.name: hints.get(field.name, field.type) for field in fields_of(cls)}
 
 
 def name_of(annotation: Any) -> str:

@@ -9,7 +9,7 @@ Process                a process, or with replicas a supervisor of several
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -67,7 +67,7 @@ class Members:
         self.services = Services(
             emit=host.emit,
             watchdog=Watchdog(getattr(host.emit, "hang_timeout", math.inf)),
-            ids=MessageIds(secrets.token_hex(8)),
+            ids=MessageIds(os.urandom(8).hex()),
             start_soon=host.start_soon,
             new_supervision=lambda spec: RunningSupervisor(spec, self._environment),
             values=lambda: host.broker.values,

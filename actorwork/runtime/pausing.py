@@ -17,10 +17,10 @@ from typing import Final, NoReturn
 
 import trio
 
+from actorwork import events
 from actorwork.abc import EventSink, Pauses
 from actorwork.actors.life.consumer import Consumer
 from actorwork.errors import BrokerError
-from actorwork.events import BrokerTrouble, PausesChanged
 from actorwork.message import Pause
 from actorwork.policy.pauses import is_off, withheld
 
@@ -94,7 +94,7 @@ class Pausing:
         except BrokerError as error:
             if error.may_pass:
                 raise
-            self._emit(BrokerTrouble("asking what is paused", str(error), "going on with what is known"))
+            self._emit(events.BrokerTrouble("asking what is paused", str(error), "going on with what is known"))
             self._asked_at = began
             return
         self._asked_at = began
@@ -115,7 +115,7 @@ class Pausing:
                 )
             )
         self._emit(
-            PausesChanged(
+            events.PausesChanged(
                 tuple(one for one in found if (one.kind, one.name) not in old),
                 tuple(one for one in before if (one.kind, one.name) not in new),
             )
@@ -137,7 +137,7 @@ class Pausing:
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
                 except BrokerError as error:
-                    self._emit(BrokerTrouble("asking what is paused", str(error), f"again in {AGAIN:g} s"))
+                    self._emit(events.BrokerTrouble("asking what is paused", str(error), f"again in {AGAIN:g} s"))
                     pause = AGAIN
                 with trio.move_on_after(pause):
                     await self._notified.wait()

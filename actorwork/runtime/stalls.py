@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 import trio
 
-from actorwork.events import LoopStalled
+from actorwork import events
 from actorwork.stacks import REPORT_EVERY, frame_of_thread, stack_of_frame
 
 During: TypeAlias = Callable[[float], AbstractContextManager[None]]
@@ -31,8 +31,8 @@ _END_LIMIT: Final = 0.1
 
 async def watch_stalls(
     threshold: float,
-    emit: Callable[[LoopStalled], None],
-    emit_in_thread: Callable[[LoopStalled], None],
+    emit: Callable[[events.LoopStalled], None],
+    emit_in_thread: Callable[[events.LoopStalled], None],
     during: During | None = None,
 ) -> None:
     """Watch the loop that this runs in, until cancelled; `emit_in_thread` is called from another thread.
@@ -54,8 +54,8 @@ class _Watch:
     def __init__(
         self,
         threshold: float,
-        emit: Callable[[LoopStalled], None],
-        emit_in_thread: Callable[[LoopStalled], None],
+        emit: Callable[[events.LoopStalled], None],
+        emit_in_thread: Callable[[events.LoopStalled], None],
         during: During | None,
     ) -> None:
         self._threshold = threshold
@@ -106,10 +106,12 @@ class _Watch:
             while not self._waited(REPORT_EVERY):
                 frame = self._frame()
                 if frame is not None:
-                    self._emit_in_thread(LoopStalled(time.monotonic() - asked, stack_of_frame(frame), lasts=True))
+                    self._emit_in_thread(
+                        events.LoopStalled(time.monotonic() - asked, stack_of_frame(frame), lasts=True)
+                    )
                 del frame
         if not self._is_ending:
-            self._token.run_sync_soon(self._emit, LoopStalled(time.monotonic() - asked, stack, lasts=False))
+            self._token.run_sync_soon(self._emit, events.LoopStalled(time.monotonic() - asked, stack, lasts=False))
 
     def _waited(self, seconds: float) -> bool:
         """Wait for the answer of the loop, or for the end; return whether it came."""

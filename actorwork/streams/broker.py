@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from actorwork import events
 from actorwork.abc import Broker, EventSink, Subscription, meter_of
-from actorwork.events import BrokerBack, BrokerLost
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams import diagnosis, keys, scripts
 from actorwork.streams.changes import RedisChanges
@@ -74,9 +74,9 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
 
     def on_event(event: ConnectionEvent) -> None:
         if isinstance(event, ConnectionLost):
-            emit(BrokerLost(str(event.error), event.retry_in))
+            emit(events.BrokerLost(str(event.error), event.retry_in))
             return
-        emit(BrokerBack(event.url))
+        emit(events.BrokerBack(event.url))
         for node in nodes:
             node.check_lease()
         for place in replies.values():

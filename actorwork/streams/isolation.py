@@ -16,8 +16,8 @@ from typing import Protocol
 
 import trio
 
+from actorwork import events
 from actorwork.abc import EventSink
-from actorwork.events import SuspectsInFlight
 from actorwork.message import Delivery
 from actorwork.policy.crashes import ALONE, CLEARING, TRY_AGAIN
 
@@ -168,7 +168,7 @@ class Isolation:
     def begun(self, in_flight: InFlight, entries: Iterable[bytes]) -> None:
         """Note that entries which processes died with are in flight, before their actor gets them."""
         if not self._suspects:
-            self._emit(SuspectsInFlight(present=True))
+            self._emit(events.SuspectsInFlight(present=True))
         self._suspects.setdefault(in_flight, set()).update(entries)
         self.is_watching = True
 
@@ -189,7 +189,7 @@ class Isolation:
     def _note_no_suspects(self) -> None:
         if not self._suspects:
             self.is_watching = self._holder is not None
-            self._emit(SuspectsInFlight(present=False))
+            self._emit(events.SuspectsInFlight(present=False))
 
     def _look(self) -> None:
         """Have the reclaimer for which the node is closed take a suspect, if nothing is in flight any more."""

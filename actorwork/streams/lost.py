@@ -19,8 +19,8 @@ from typing import Any, Final, NoReturn
 import attrs
 import trio
 
+from actorwork import events
 from actorwork.abc import EventSink
-from actorwork.events import BrokerTrouble, MessageLost
 from actorwork.streams import scripts
 from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.keys import SourceKeys, flow as flow_key, home_from
@@ -87,7 +87,7 @@ class LostEntries:
                     await self._tell(some[0].keys, some)
                 except RedisError as error:
                     doing = f"ending the lost messages of {source}"
-                    self._emit(BrokerTrouble(doing, str(error), f"again in {_AGAIN:g} s"))
+                    self._emit(events.BrokerTrouble(doing, str(error), f"again in {_AGAIN:g} s"))
                     await trio.sleep(_AGAIN)
 
     async def _tell(self, keys: SourceKeys, found: list[_Lost]) -> None:
@@ -103,7 +103,9 @@ class LostEntries:
                 cursor, open_at = await self._look(keys, cursor or b"0")
             except NoPermissionError as error:
                 next_step = "their entries are acknowledged, and who waits for a result is not told"
-                self._emit(BrokerTrouble(f"searching for the lost messages of {keys.stream}", str(error), next_step))
+                self._emit(
+                    events.BrokerTrouble(f"searching for the lost messages of {keys.stream}", str(error), next_step)
+                )
                 break
             for place in open_at.keys() & by_place.keys():
                 left: list[_Lost] = []
@@ -119,7 +121,7 @@ class LostEntries:
         for some in by_place.values():
             for one in some:
                 if await self._run(one, "ack") == b"told":
-                    self._emit(MessageLost(one.keys.stream, one.group, f"of the entry {one.entry.decode()}"))
+                    self._emit(events.MessageLost(one.keys.stream, one.group, f"of the entry {one.entry.decode()}"))
         if troubles:
             raise troubles[0]
 
@@ -144,7 +146,7 @@ class LostEntries:
         home = None if run is None else await self._client.call("GET", flow_key(run.decode()), idempotent=True)
         answer = await self._run(one, "end", message_id, REASON, home_from(home or b""))
         if answer == b"told":
-            self._emit(MessageLost(one.keys.stream, one.group, message_id.decode(errors="replace")))
+            self._emit(events.MessageLost(one.keys.stream, one.group, message_id.decode(errors="replace")))
         return answer != b"other"
 
     async def _run(self, one: _Lost, *what: Any) -> bytes:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
+from actorwork import events
 from actorwork.abc import EventSink, LeaseState, Node, Subscription, meter_of
 from actorwork.errors import BrokerError, StateConflict
-from actorwork.events import BrokerTrouble, LeaseLost, Released
 from actorwork.failpoints import failpoint
 from actorwork.message import Delivery, Envelope, Progress, Status
 from actorwork.policy.settlement import Settlement
@@ -289,7 +289,9 @@ class RedisNode(Node):
             await self._client.run_script(scripts.RELEASE, (in_flight.stream,), args, idempotent=True)
         except RedisError as error:
             next_step = "they stay pending, and are taken over when this node has ended"
-            self._emit(BrokerTrouble(f"releasing {len(deliveries)} of {in_flight.source}", str(error), next_step))
+            self._emit(
+                events.BrokerTrouble(f"releasing {len(deliveries)} of {in_flight.source}", str(error), next_step)
+            )
             return
         if _AFTER_RELEASE is not None:
             _AFTER_RELEASE()
@@ -297,7 +299,7 @@ class RedisNode(Node):
             in_flight.release(delivery)
         # Entries that other nodes had taken over already are counted as well: they are not in flight here any more.
         self._counters.released += len(deliveries)
-        self._emit(Released(in_flight.source, in_flight.group, len(deliveries)))
+        self._emit(events.Released(in_flight.source, in_flight.group, len(deliveries)))
 
     def note(
         self, subscription: Subscription, delivery: Delivery, status: Status, progress: Progress | None = None
@@ -346,7 +348,7 @@ class RedisNode(Node):
         self._isolation.reset()
         for subscription in self._subscriptions:
             subscription.sink.revoke()
-        self._emit(LeaseLost(lost, successor, reason))
+        self._emit(events.LeaseLost(lost, successor, reason))
         for reader in self._readers:
             reader.interrupt()
         for reclaimer in self._reclaimers:
@@ -362,7 +364,7 @@ class RedisNode(Node):
         self._lost.report(in_flight, lost)
 
     def _lease_troubled(self, error: str, next_step: str) -> None:
-        self._emit(BrokerTrouble("renewing the lease", error, next_step))
+        self._emit(events.BrokerTrouble("renewing the lease", error, next_step))
 
     def _no_connection(self, source_set: SourceSet, error: Exception) -> None:
         """Report that readers get no connection: once a minute for all of them."""
@@ -374,7 +376,7 @@ class RedisNode(Node):
                 "sources without one are read over the shared connection, every half second; their readers try again "
                 "every 5 s"
             )
-            self._emit(BrokerTrouble(doing, str(error), next_step))
+            self._emit(events.BrokerTrouble(doing, str(error), next_step))
 
     def _all_source_sets(self) -> list[SourceSet]:
         return [source_set for source_sets in self._source_sets.values() for source_set in source_sets]

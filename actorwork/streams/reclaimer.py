@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
-from actorwork.events import BrokerAdvice, BrokerTrouble, DeadLettered, Reclaimed
+from actorwork import events
 from actorwork.failpoints import failpoint
 from actorwork.message import Priority
 from actorwork.policy.crashes import LEFT_TO_OTHERS, alone_from, limit_of
@@ -182,7 +182,7 @@ class Reclaimer:
                 await self.look()
             except RedisError as error:
                 doing = f"maintaining {', '.join(self._sources.names[:3])}"
-                self._sources.emit(BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
+                self._sources.emit(events.BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
             await self._times.sleep()
 
     async def look(self) -> None:
@@ -376,7 +376,7 @@ class Reclaimer:
                 in_flight.cursor = cursor
             if trouble:
                 doing = f"maintaining {in_flight.source}"
-                sources.emit(BrokerTrouble(doing, trouble.decode(errors="replace"), f"again in {_EVERY:g} s"))
+                sources.emit(events.BrokerTrouble(doing, trouble.decode(errors="replace"), f"again in {_EVERY:g} s"))
             if due >= 0:
                 due_in = min(due_in, due / 1000)
             if more:
@@ -394,11 +394,11 @@ class Reclaimer:
                 previous[owner] += 1
             for owner, count in previous.items():
                 sources.counters.reclaimed += count
-                sources.emit(Reclaimed(in_flight.source, sources.group, owner.decode(), count))
+                sources.emit(events.Reclaimed(in_flight.source, sources.group, owner.decode(), count))
             for message_id, crashes in dead_lettered:
                 sources.counters.dead_lettered += 1
                 sources.emit(
-                    DeadLettered(in_flight.source, sources.group, message_id.decode(errors="replace"), crashes)
+                    events.DeadLettered(in_flight.source, sources.group, message_id.decode(errors="replace"), crashes)
                 )
             if self._is_short(in_flight, pending):
                 is_short = True
@@ -435,7 +435,7 @@ class Reclaimer:
                 self._keepers.add((source, name))
                 text = f"the group {name!r} of {source!r} is no actor's, and keeps entries that all actors have settled"
                 advice = f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}"
-                emit(BrokerAdvice(text, advice, "groups"))
+                emit(events.BrokerAdvice(text, advice, "groups"))
 
     def _ask_for_recovery(self) -> None:
         self._sources.must_recover = True
@@ -491,7 +491,7 @@ def _tell_of_taken(sources: SourceSet, source: str, given_back: int) -> None:
         f"{given_back} messages of the group {sources.group} were taken from it unsettled: by hand, with XGROUP "
         "DELCONSUMER, XACK or XGROUP SETID"
     )
-    sources.emit(BrokerTrouble(f"keeping {source}", reason, "they are delivered again"))
+    sources.emit(events.BrokerTrouble(f"keeping {source}", reason, "they are delivered again"))
 
 
 def _wanted(in_flight: InFlightEntries, turn: int) -> int:

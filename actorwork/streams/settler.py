@@ -26,8 +26,8 @@ from typing import Any, Final
 
 import trio
 
+from actorwork import events
 from actorwork.abc import EventSink, meter_of
-from actorwork.events import BrokerTrouble, Fenced, MessageLost, StaleState
 from actorwork.message import MARKS, REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
 from actorwork.policy.settlement import ACK, Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import keys
@@ -305,7 +305,7 @@ class Settler:
             self._refuse(in_flight, delivery, settlement)
             return
         change = settlement.state if isinstance(settlement, Ack) else None
-        self._emit(StaleState(delivery, in_flight.group, 0 if change is None else change.version, found))
+        self._emit(events.StaleState(delivery, in_flight.group, 0 if change is None else change.version, found))
         self._release([delivery])
 
     def _conclude_together(
@@ -318,7 +318,7 @@ class Settler:
         if refused:
             problem = refused[1].decode(errors="replace")
             next_step = f"the {len(settled)} messages that were handled with it become dead letters"
-            self._emit(BrokerTrouble(f"publishing for a batch of {in_flight.source}", problem, next_step))
+            self._emit(events.BrokerTrouble(f"publishing for a batch of {in_flight.source}", problem, next_step))
             for delivery, settlement in settled:
                 self._fail(delivery.token[2], delivery, settlement, problem)
             return
@@ -347,7 +347,9 @@ class Settler:
             settlement.report(RedisError(problem))
             return
         if not in_flight.is_over:
-            self._emit(BrokerTrouble(f"publishing for {delivery.id}", problem, "the message becomes a dead letter"))
+            self._emit(
+                events.BrokerTrouble(f"publishing for {delivery.id}", problem, "the message becomes a dead letter")
+            )
         self._fail(in_flight, delivery, settlement, problem)
 
     def _fail(
@@ -392,7 +394,7 @@ class Settler:
             settlement.report(False)  # noqa: FBT003 - the argument is whether the delivery was still ours
             return
         self._counters.fenced += 1
-        self._emit(Fenced(delivery, in_flight.group, settlement))
+        self._emit(events.Fenced(delivery, in_flight.group, settlement))
 
 
 def _is_no_more(settlement: Settlement | PublishOnly) -> bool:
@@ -407,14 +409,14 @@ def _report(
     for which, note in zip(notes[::2], notes[1::2], strict=True):
         delivery = deliveries[int(which) - begin]
         if note == _LOST:
-            emit(MessageLost(in_flight.source, in_flight.group, delivery.id))
+            emit(events.MessageLost(in_flight.source, in_flight.group, delivery.id))
         elif note == _UNTOLD:
             doing = f"telling {in_flight.subscription.actor} of the failure of {delivery.id}"
-            emit(BrokerTrouble(doing, f"nothing can be added to {in_flight.stream}", "its hook is not called"))
+            emit(events.BrokerTrouble(doing, f"nothing can be added to {in_flight.stream}", "its hook is not called"))
         else:
             doing = f"storing the result of {delivery.id} of {delivery.source}"
             error = "no client of actorwork has asked for it: the entry was written by another producer"
-            emit(BrokerTrouble(doing, error, "not stored"))
+            emit(events.BrokerTrouble(doing, error, "not stored"))
 
 
 def _refuse_address(emit: EventSink, delivery: Delivery, settlement: Settlement | PublishOnly) -> None:
@@ -422,16 +424,16 @@ def _refuse_address(emit: EventSink, delivery: Delivery, settlement: Settlement 
     is_ours = not isinstance(address, str) or address.startswith(keys.REPLIES)
     if not is_ours and isinstance(settlement, Ack | Reject | Fail):
         doing = f"replying for {delivery.id} of {delivery.source} to {address!r}"
-        emit(BrokerTrouble(doing, f"replies go to channels under {keys.REPLIES}… only", "not sent"))
+        emit(events.BrokerTrouble(doing, f"replies go to channels under {keys.REPLIES}… only", "not sent"))
 
 
 def _report_again(emit: EventSink, in_flight: InFlightEntries, count: int, problems: Iterable[bytes]) -> None:
     error = next(problem for problem in problems if problem.startswith(_MAY_PASS)).decode(errors="replace")
-    emit(BrokerTrouble(f"settling {count} of {in_flight.source}", error, "again in 2 s at the latest"))
+    emit(events.BrokerTrouble(f"settling {count} of {in_flight.source}", error, "again in 2 s at the latest"))
 
 
 def _report_dead(emit: EventSink, delivery: Delivery, refusal: RefusedError) -> None:
-    emit(BrokerTrouble(f"settling {delivery.id} of {delivery.source}", str(refusal), "it becomes a dead letter"))
+    emit(events.BrokerTrouble(f"settling {delivery.id} of {delivery.source}", str(refusal), "it becomes a dead letter"))
 
 
 def _report_abandoned(
@@ -439,7 +441,7 @@ def _report_abandoned(
 ) -> None:
     for delivery in (*plain, *(delivery for item in others for delivery in _deliveries_of(item))):
         emit(
-            BrokerTrouble(
+            events.BrokerTrouble(
                 f"settling {delivery.id} of {in_flight.source}",
                 str(refusal),
                 f"given up; the entry {delivery.token[0].decode()} stays pending, and runs again after this node",

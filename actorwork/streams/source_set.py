@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import trio
 
+from actorwork import events
 from actorwork.abc import DeliverySink, EventSink, Subscription
-from actorwork.events import GroupRestored, Settled
 from actorwork.message import Delivery, Priority
 from actorwork.policy.settlement import Fail, Reject
 from actorwork.streams import entries
@@ -179,7 +179,7 @@ class SourceSet:
         self.maintain_within(seconds)
 
     def _unreadable(self, delivery: Delivery, settlement: Fail | Reject) -> None:
-        self.emit(Settled(self.group, self.subscription.actor, delivery, settlement, 0.0))
+        self.emit(events.Settled(self.group, self.subscription.actor, delivery, settlement, 0.0))
 
     def interrupt(self) -> None:
         """End a read, or the wait for room, so that the reader looks whether it may read."""
@@ -256,7 +256,7 @@ class SourceSet:
             # What this group had settled is delivered to it once more.
             await self._client.call("DEL", in_flight.keys.acked(in_flight.level, self.group), idempotent=True)
             if are_restored:
-                self.emit(GroupRestored(in_flight.source, self.group))
+                self.emit(events.GroupRestored(in_flight.source, self.group))
 
 
 def _no_reader() -> None:

@@ -32,63 +32,63 @@ if TYPE_CHECKING:
 FIELDS: Final = ("event", "node_id", "actor_id", "actor", "message_id", "source", "attempt", "error")
 """The attributes that a record of ours may have, besides those of every record."""
 
-AREAS: Final[Mapping[str, tuple[type[events.Event], ...]]] = {
+AREAS: Final[Mapping[str, tuple[str, ...]]] = {
     "node": (
-        events.NodeStarted,
-        events.NodeStopped,
-        events.MonitorStarted,
-        events.LoopStalled,
-        events.ResourceLow,
-        events.ShutdownStage,
+        "NodeStarted",
+        "NodeStopped",
+        "MonitorStarted",
+        "LoopStalled",
+        "ResourceLow",
+        "ShutdownStage",
     ),
     "streams": (
-        events.LeaseLost,
-        events.BrokerLost,
-        events.BrokerBack,
-        events.GroupRestored,
-        events.Reclaimed,
-        events.Released,
-        events.Fenced,
-        events.StaleState,
-        events.DeadLettered,
-        events.MessageLost,
-        events.SuspectsInFlight,
-        events.BrokerTrouble,
-        events.BrokerAdvice,
-        events.PausesChanged,
+        "LeaseLost",
+        "BrokerLost",
+        "BrokerBack",
+        "GroupRestored",
+        "Reclaimed",
+        "Released",
+        "Fenced",
+        "StaleState",
+        "DeadLettered",
+        "MessageLost",
+        "SuspectsInFlight",
+        "BrokerTrouble",
+        "BrokerAdvice",
+        "PausesChanged",
     ),
     "actors": (
-        events.ActorStarted,
-        events.ChildExited,
-        events.ActorTrouble,
-        events.ChildRestarting,
-        events.GaveUp,
-        events.StuckChild,
-        events.Settled,
-        events.Overdue,
-        events.CancellationIgnored,
-        events.CircuitChanged,
-        events.EntityStalled,
-        events.StateForgotten,
-        events.EntityLarge,
-        events.Undelivered,
+        "ActorStarted",
+        "ChildExited",
+        "ActorTrouble",
+        "ChildRestarting",
+        "GaveUp",
+        "StuckChild",
+        "Settled",
+        "Overdue",
+        "CancellationIgnored",
+        "CircuitChanged",
+        "EntityStalled",
+        "StateForgotten",
+        "EntityLarge",
+        "Undelivered",
     ),
     "processes": (
-        events.ProcessStarted,
-        events.ProcessKilled,
-        events.ProcessHung,
-        events.HandlerHung,
-        events.ProcessReplaced,
-        events.ReplacementFailed,
-        events.EventsDropped,
-        events.Scaled,
+        "ProcessStarted",
+        "ProcessKilled",
+        "ProcessHung",
+        "HandlerHung",
+        "ProcessReplaced",
+        "ReplacementFailed",
+        "EventsDropped",
+        "Scaled",
     ),
-    "triggers": (events.TriggerFired, events.TriggerTrouble, events.TriggerChanged),
+    "triggers": ("TriggerFired", "TriggerTrouble", "TriggerChanged"),
 }
 """What the loggers below `actorwork` log: `actorwork.streams` what concerns the broker, whichever it is. Any other
 event is a record of `actorwork` itself.
 """
-_AREA_OF: Final = {kind: area for area, kinds in AREAS.items() for kind in kinds}
+_AREA_OF: Final = {name: area for area, names in AREAS.items() for name in names}
 
 _OWN_SOURCE: Final = re.compile(r"\bworker:([0-9a-f]+):source\b")
 _OF_SOURCES: Final = "groups"
@@ -168,14 +168,14 @@ class LogSink:
 
     def _log(self, event: events.Event) -> None:
         is_repeated = self._learn(event)
-        kind = type(event)
+        kind = type(event).__name__
         logger = self._areas[_AREA_OF[kind]] if kind in _AREA_OF else self._logger
         if logger.isEnabledFor(logging.ERROR):  # No event is graver.
             sentence = sentence_of(event, self._broker)
             if is_repeated:
                 sentence = sentence._replace(level=logging.DEBUG)
             if logger.isEnabledFor(sentence.level):
-                self._write(logger, kind.__name__, sentence)
+                self._write(logger, kind, sentence)
         if isinstance(event, events.LeaseLost):
             self.node_id = event.successor  # After the line, which is still about the lost one.
 
@@ -184,12 +184,6 @@ class LogSink:
         match event:
             case events.NodeStarted(incarnation=incarnation, broker=broker):
                 self.node_id, self._broker = incarnation, broker
-            case events.BrokerLost() if self._clock() < self._remind_at:
-                return True
-            case events.BrokerLost():
-                self._remind_at = self._clock() + _REMIND_EVERY
-            case events.BrokerBack():
-                self._remind_at = -math.inf
             case events.BrokerAdvice(text=text, subject=subject):
                 advised = _ADVISED.setdefault(self._logger, set())
                 is_repeated = text in advised or (self._is_child and subject != _OF_SOURCES)
@@ -197,6 +191,12 @@ class LogSink:
                 return is_repeated
             case events.ActorStarted(actor_id=actor_id, title=title):
                 self._titles[actor_id] = title
+            case events.BrokerBack():
+                self._remind_at = -math.inf
+            case events.BrokerLost() if self._clock() < self._remind_at:
+                return True
+            case events.BrokerLost():
+                self._remind_at = self._clock() + _REMIND_EVERY
             case _:
                 pass
         return False

@@ -12,9 +12,8 @@ Every sentence says what happened, what follows, and, where there is something t
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from actorwork import events
 from actorwork.errors import ProcessLost
@@ -62,6 +61,24 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
         case events.NodeStarted(incarnation=incarnation, broker=broker, actors=actors):
             text = "node %s is up at %s and reads for %s"
             return Sentence(logging.INFO, text, (incarnation, broker, ", ".join(actors) or "no actor"))
+        case events.BrokerBack(broker=broker):
+            return Sentence(logging.INFO, "connected to the broker at %s", (broker,))
+        case events.ActorStarted(actor_id=actor_id, title=title, incarnation=incarnation):
+            fields = {"actor_id": actor_id, "actor": title}
+            if incarnation <= 1:
+                return Sentence(logging.INFO, "%s is up", (title,), fields)
+            return Sentence(logging.INFO, "%s is up again (incarnation %d)", (title, incarnation), fields)
+        case events.BrokerAdvice(text=finding, advice=advice):
+            return Sentence(logging.WARNING, "%s; continuing. To change it: %s", (finding, advice))
+        case events.BrokerTrouble(doing=doing, error=error, next=what_follows):
+            return Sentence(logging.WARNING, "%s failed (%s); %s", (doing, error, what_follows), {"error": error})
+        case events.LeaseLost(incarnation=incarnation, successor=successor, reason=reason):
+            text = (
+                "the lease of node %s is lost (%s): its deliveries are cancelled and other nodes run them again; "
+                "this process continues as node %s"
+            )
+            return Sentence(logging.ERROR, text, (incarnation, reason, successor), {"error": reason})
+        # From here on a case imports the rare events, so the usual ones stand above.
         case events.NodeStopped(seconds=seconds, forced=True):
             text = "the node was stopped by force after %s: other nodes run its unfinished messages again"
             return Sentence(logging.WARNING, text, (span(seconds),))
@@ -69,17 +86,9 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             return Sentence(logging.INFO, "the node stopped cleanly in %s", (span(seconds),))
         case events.MonitorStarted(url=url, paths=paths):
             return Sentence(logging.INFO, "the monitor listens at %s and serves %s", (url, ", ".join(paths)))
-        case events.LeaseLost(incarnation=incarnation, successor=successor, reason=reason):
-            text = (
-                "the lease of node %s is lost (%s): its deliveries are cancelled and other nodes run them again; "
-                "this process continues as node %s"
-            )
-            return Sentence(logging.ERROR, text, (incarnation, reason, successor), {"error": reason})
         case events.BrokerLost(error=error, retry_in=retry_in):
             text = "no connection to the broker (%s): trying again in %s"
             return Sentence(logging.WARNING, text, (error, span(retry_in)), {"error": error})
-        case events.BrokerBack(broker=broker):
-            return Sentence(logging.INFO, "connected to the broker at %s", (broker,))
         case events.GroupRestored(source=source, actor_id=actor_id):
             text = (
                 "the consumer group of '%s' was missing (a restart without persistence, FLUSHALL or XGROUP DESTROY) "
@@ -162,15 +171,6 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             return Sentence(logging.INFO, text)
         case events.SuspectsInFlight():
             return Sentence(logging.DEBUG, "no message in whose handling a process died is in flight here any more")
-        case events.BrokerTrouble(doing=doing, error=error, next=what_follows):
-            return Sentence(logging.WARNING, "%s failed (%s); %s", (doing, error, what_follows), {"error": error})
-        case events.BrokerAdvice(text=finding, advice=advice):
-            return Sentence(logging.WARNING, "%s; continuing. To change it: %s", (finding, advice))
-        case events.ActorStarted(actor_id=actor_id, title=title, incarnation=incarnation):
-            fields = {"actor_id": actor_id, "actor": title}
-            if incarnation <= 1:
-                return Sentence(logging.INFO, "%s is up", (title,), fields)
-            return Sentence(logging.INFO, "%s is up again (incarnation %d)", (title, incarnation), fields)
         case events.ChildExited():
             return _child_exited(event)
         case events.ActorTrouble(actor_id=actor_id, title=title, doing=doing, error=raised, goes_on=goes_on):
@@ -259,19 +259,16 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             return _of_a_process(event)
 
 
-_ProcessEvent: TypeAlias = (
-    events.ProcessStarted
+def _of_a_process(
+    event: events.ProcessStarted
     | events.ProcessKilled
     | events.ProcessHung
     | events.HandlerHung
     | events.ProcessReplaced
     | events.ReplacementFailed
     | events.EventsDropped
-    | events.Scaled
-)
-
-
-def _of_a_process(event: _ProcessEvent) -> Sentence:
+    | events.Scaled,
+) -> Sentence:
     match event:
         case events.ProcessStarted(process=process, pid=pid, incarnation=incarnation):
             return Sentence(logging.INFO, "%s is up: process %d, node %s", (process, pid, incarnation))
@@ -328,6 +325,8 @@ def _see(source: str, message_id: str, broker: str) -> str:
     if broker in _IN_MEMORY:
         return ""  # No other process sees it.
     named = ["--broker", broker] if broker else []
+    import shlex  # noqa: PLC0415 - few nodes need it
+
     # What follows `--` is no option: a foreign id may begin with a dash.
     dashes = ["--"] if source.startswith("-") or message_id.startswith("-") else []
     return f"; see: {shlex.join(['actorwork', 'dead', 'show', *named, *dashes, source, message_id])}"

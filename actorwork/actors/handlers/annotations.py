@@ -7,7 +7,6 @@ class is made; whatever else is in that frame is not, since it would live as lon
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import sys
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args, get_origin
 import attrs
 
 from actorwork.actors.handlers import rules
-from actorwork.codec import is_record
+from actorwork.codec.kinds import fields_of, is_record
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -143,7 +142,7 @@ def _resolve_records(hint: Any, scopes: list[Mapping[str, Any]]) -> None:
 def _resolve_record(cls: type, scopes: list[Mapping[str, Any]]) -> None:
     if "<locals>" not in cls.__qualname__ or not is_record(cls):
         return
-    fields: Iterable[Any] = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cast("Any", cls))
+    fields = fields_of(cls)
     if not any(isinstance(field.type, str) for field in fields):
         return
     names = _Names(scopes)

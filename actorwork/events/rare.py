@@ -1,65 +1,28 @@
-"""Events: what happened, as values. Logs, metrics and tests are derived from them, in one place each.
-
-An event does not contain the node's id and the time: its receiver adds them, since every receiver belongs to one node.
-Events that occur for every message are as small as possible. Events are distinguished by their class and never
-compared, so they have no `__eq__`, and share one `__repr__`: attrs would generate and compile a method per class, and
-for 35 classes that is a tenth of what importing the package costs.
-
-Events of the processes of a tree arrive at the `emit=` of the program too; their `origin` names the process.
-"""
+"""The events that a node does not report at every start or for every message."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 
+from actorwork.events.usual import (
+    ActorStarted,
+    BaseEvent,
+    BrokerAdvice,
+    BrokerBack,
+    BrokerTrouble,
+    LeaseLost,
+    NodeStarted,
+    Settled,
+)
 from actorwork.message import Delivery, Pause
 from actorwork.policy.exits import Exit
 from actorwork.policy.settlement import Settlement
 
 
-@attrs.frozen(repr=False)
-class Origin:
-    """The process of a tree in which an event happened: its name there, its pid, and its incarnation as a node."""
-
-    process: str
-    pid: int
-    incarnation: str
-
-    def __repr__(self) -> str:
-        return f"<process {self.pid} of {self.process!r}>"
-
-
-class _Event:
-    __slots__ = ("_origin",)
-    __match_args__: ClassVar[tuple[str, ...]]
-
-    @property
-    def origin(self) -> Origin | None:
-        """The process from which the event came; None for one of the node that emits it."""
-        return getattr(self, "_origin", None)
-
-    def come_from(self, origin: Origin) -> None:
-        """Note where the event happened; for the side that receives it from there."""
-        object.__setattr__(self, "_origin", origin)
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{field}={getattr(self, field)!r}" for field in self.__match_args__)
-        return f"{type(self).__name__}({shown})"
-
-
 @attrs.frozen(eq=False, repr=False)
-class NodeStarted(_Event):
-    """The node holds its lease and reads."""
-
-    incarnation: str
-    broker: str
-    actors: tuple[str, ...]
-
-
-@attrs.frozen(eq=False, repr=False)
-class NodeStopped(_Event):
+class NodeStopped(BaseEvent):
     """Everything has ended."""
 
     seconds: float
@@ -67,7 +30,7 @@ class NodeStopped(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class MonitorStarted(_Event):
+class MonitorStarted(BaseEvent):
     """The monitor of this program listens at `url`, and serves these paths."""
 
     url: str
@@ -75,16 +38,7 @@ class MonitorStarted(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class LeaseLost(_Event):
-    """The node's lease expired: its deliveries are cancelled, and it continues as `successor`."""
-
-    incarnation: str
-    successor: str
-    reason: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class BrokerLost(_Event):
+class BrokerLost(BaseEvent):
     """There is no connection to the broker; the node tries again in `retry_in` seconds."""
 
     error: str
@@ -92,14 +46,7 @@ class BrokerLost(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class BrokerBack(_Event):
-    """The node is connected to the broker (again)."""
-
-    broker: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class GroupRestored(_Event):
+class GroupRestored(BaseEvent):
     """A source's group was missing (restart without persistence, FLUSHALL, XGROUP DESTROY) and was created again."""
 
     source: str
@@ -107,7 +54,7 @@ class GroupRestored(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Reclaimed(_Event):
+class Reclaimed(BaseEvent):
     """This node took over deliveries of a dead node, or released ones (`previous` is "released")."""
 
     source: str
@@ -117,7 +64,7 @@ class Reclaimed(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Released(_Event):
+class Released(BaseEvent):
     """This node released deliveries that it will not handle."""
 
     source: str
@@ -126,7 +73,7 @@ class Released(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Fenced(_Event):
+class Fenced(BaseEvent):
     """A settlement was refused: this node no longer owned the delivery, so nothing of it took effect."""
 
     delivery: Delivery
@@ -135,7 +82,7 @@ class Fenced(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class StaleState(_Event):
+class StaleState(BaseEvent):
     """A settlement was refused, since the state of its key has the version `found` and not the one its handler ran on.
 
     Nothing of it took effect; the delivery is released, and runs again on the state as it is.
@@ -148,7 +95,7 @@ class StaleState(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class EntityStalled(_Event):
+class EntityStalled(BaseEvent):
     """The state of a key cannot be used by this node: it is newer, or cannot be read. Its messages wait.
 
     They are handed back, uncounted, and taken again every second or so, by this node or another one. Emitted once a
@@ -163,7 +110,7 @@ class EntityStalled(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class StateForgotten(_Event):
+class StateForgotten(BaseEvent):
     """The state of a key has an earlier version than this node has seen of it, or is gone: `found` instead of `known`.
 
     A server without AOF was killed and has lost its last writes, or a user has forgotten the state by hand. The
@@ -178,7 +125,7 @@ class StateForgotten(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class EntityLarge(_Event):
+class EntityLarge(BaseEvent):
     """The state of a key has grown to half of what it may have; beyond `limit` bytes its messages fail."""
 
     actor_id: str
@@ -189,7 +136,7 @@ class EntityLarge(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class DeadLettered(_Event):
+class DeadLettered(BaseEvent):
     """The broker itself dead-lettered a message, since it had crashed `crashes` processes."""
 
     source: str
@@ -199,7 +146,7 @@ class DeadLettered(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class MessageLost(_Event):
+class MessageLost(BaseEvent):
     """A message has ended, since its entry was deleted by hand while it was in flight.
 
     A message that its own node wanted to retry is named by its id, and its result is "rejected" with a failure of type
@@ -213,42 +160,14 @@ class MessageLost(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class SuspectsInFlight(_Event):
+class SuspectsInFlight(BaseEvent):
     """Messages that processes died with are in flight at this node (`present`), or none is any more."""
 
     present: bool
 
 
 @attrs.frozen(eq=False, repr=False)
-class BrokerTrouble(_Event):
-    """An operation at the broker failed; `next` says whether it is tried again."""
-
-    doing: str
-    error: str
-    next: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class BrokerAdvice(_Event):
-    """The broker works, but may lose messages, or keeps what no actor needs; `advice` says what to do."""
-
-    text: str
-    advice: str
-    subject: str = ""
-    """What it is about: that of a `Finding`."""
-
-
-@attrs.frozen(eq=False, repr=False)
-class ActorStarted(_Event):
-    """An incarnation is up: its `startup` has returned."""
-
-    actor_id: str
-    title: str
-    incarnation: int
-
-
-@attrs.frozen(eq=False, repr=False)
-class ChildExited(_Event):
+class ChildExited(BaseEvent):
     """An incarnation of a supervisor's child has ended; `exit` says how."""
 
     supervisor: str
@@ -258,7 +177,7 @@ class ChildExited(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ActorTrouble(_Event):
+class ActorTrouble(BaseEvent):
     """A hook of an actor (`shutdown`, `failed`) failed, which neither restarts the actor nor fails a message."""
 
     actor_id: str
@@ -270,7 +189,7 @@ class ActorTrouble(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ChildRestarting(_Event):
+class ChildRestarting(BaseEvent):
     """A supervisor will restart a child in `delay` seconds."""
 
     supervisor: str
@@ -281,7 +200,7 @@ class ChildRestarting(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class GaveUp(_Event):
+class GaveUp(BaseEvent):
     """A supervisor gave up on a child, and ends with all its children."""
 
     supervisor: str
@@ -290,7 +209,7 @@ class GaveUp(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class StuckChild(_Event):
+class StuckChild(BaseEvent):
     """A child was asked to end, then cancelled, and has not ended; `stack` is that of its task."""
 
     supervisor: str
@@ -299,7 +218,7 @@ class StuckChild(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ProcessStarted(_Event):
+class ProcessStarted(BaseEvent):
     """A process of the tree is up, as the node `incarnation`."""
 
     process: str
@@ -308,7 +227,7 @@ class ProcessStarted(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ProcessKilled(_Event):
+class ProcessKilled(BaseEvent):
     """A process was asked to end, has not done so in time, and is killed."""
 
     process: str
@@ -316,7 +235,7 @@ class ProcessKilled(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ProcessHung(_Event):
+class ProcessHung(BaseEvent):
     """The loop of a process has stood still for `seconds`, so the process is killed; `stacks` are those of its threads.
 
     Without stacks the process did not answer: it was stopped, or runs code that holds the GIL.
@@ -329,7 +248,7 @@ class ProcessHung(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class HandlerHung(_Event):
+class HandlerHung(BaseEvent):
     """A handler in a process has not ended `seconds` after its deadline, so the process is killed.
 
     `stacks` are those of its threads.
@@ -344,7 +263,7 @@ class HandlerHung(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ProcessReplaced(_Event):
+class ProcessReplaced(BaseEvent):
     """A process has reached a limit: `successor` is up, and the process `pid` ends.
 
     `why` says so in words, `reason` in one: `recycled` (after `max_messages`), `memory`, or `hung` (a handler that was
@@ -359,7 +278,7 @@ class ProcessReplaced(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class EventsDropped(_Event):
+class EventsDropped(BaseEvent):
     """`count` more events of a process did not reach `emit`: it had them faster than they were taken, or too large."""
 
     process: str
@@ -368,7 +287,7 @@ class EventsDropped(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Scaled(_Event):
+class Scaled(BaseEvent):
     """The wanted number of replicas of a process has changed."""
 
     process: str
@@ -378,7 +297,7 @@ class Scaled(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ReplacementFailed(_Event):
+class ReplacementFailed(BaseEvent):
     """A process is to be replaced, but its successor did not start; the process stays until one does.
 
     For its memory, it goes on to handle messages; one that has handled `max_messages` begins no other.
@@ -392,18 +311,7 @@ class ReplacementFailed(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Settled(_Event):
-    """A delivery has ended; `seconds` is how long it was in flight."""
-
-    actor_id: str
-    title: str
-    delivery: Delivery
-    settlement: Settlement
-    seconds: float
-
-
-@attrs.frozen(eq=False, repr=False)
-class Overdue(_Event):
+class Overdue(BaseEvent):
     """A handler has exceeded its `execution_timeout` and not ended: it shields itself, or runs in a thread."""
 
     actor_id: str
@@ -419,7 +327,7 @@ class Overdue(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class CancellationIgnored(_Event):
+class CancellationIgnored(BaseEvent):
     """A handler has not ended `seconds` after its message was cancelled with `force`: it shields itself, or runs in a
     thread. In a `Process`, that is replaced.
     """
@@ -433,7 +341,7 @@ class CancellationIgnored(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class LoopStalled(_Event):
+class LoopStalled(BaseEvent):
     """The loop of this node stood still for `seconds`, blocked by the code at `stack`; nothing else could run.
 
     `lasts`: the loop is still blocked; then only the logs receive the event.
@@ -445,7 +353,7 @@ class LoopStalled(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ResourceLow(_Event):
+class ResourceLow(BaseEvent):
     """There is little left of a resource: `free` bytes of `total`.
 
     `resource` is "memory", with "cgroup" or "machine" as `where`, or "disk", with a path.
@@ -458,7 +366,7 @@ class ResourceLow(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class CircuitChanged(_Event):
+class CircuitChanged(BaseEvent):
     """A circuit is now `closed`, `open` for `seconds`, or `half open`; `error` is the one that opened it."""
 
     name: str
@@ -468,7 +376,7 @@ class CircuitChanged(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class TriggerFired(_Event):
+class TriggerFired(BaseEvent):
     """This node fired a trigger for these nominal times (in milliseconds since the epoch).
 
     `kept` of the messages are new: fewer than there are times if messages may not overlap.
@@ -483,7 +391,7 @@ class TriggerFired(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class TriggerTrouble(_Event):
+class TriggerTrouble(BaseEvent):
     """A trigger cannot fire as it is declared; `next` says what happens instead."""
 
     actor_id: str
@@ -494,7 +402,7 @@ class TriggerTrouble(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class TriggerChanged(_Event):
+class TriggerChanged(BaseEvent):
     """This node has learnt what users did to a trigger by hand, and fires it accordingly from now on.
 
     `action` is "put", "changed" (the `parts` say what), "reset" or "deleted"; `by` is the user, if that is known.
@@ -510,7 +418,7 @@ class TriggerChanged(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class PausesChanged(_Event):
+class PausesChanged(BaseEvent):
     """This node has learnt of changed pauses: those new in `paused`, and those that ended in `resumed`."""
 
     paused: tuple[Pause, ...]
@@ -518,7 +426,7 @@ class PausesChanged(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Undelivered(_Event):
+class Undelivered(BaseEvent):
     """A local message that will not be handled: its actor ended first.
 
     `reason`: its actor is `gone`, its mailbox has `dropped` it for want of room, or was too `full` for a broadcast.
@@ -531,7 +439,7 @@ class Undelivered(_Event):
 
 
 @attrs.frozen(eq=False, repr=False)
-class ShutdownStage(_Event):
+class ShutdownStage(BaseEvent):
     """The shutdown has reached `stage`: intake, drain, cancel, shutdown or force."""
 
     stage: str
