@@ -8,18 +8,18 @@ import pytest
 import trio
 
 from actorwork import Settings
-from tests.forms import AT_A_FILE, AT_REDIS
+from tests.forms import AT_A_FILE, AT_REDIS, each_at_a_broker
 from tests.patience import BUSY, PATIENCE
 
 from .conftest import Drill, Node, Redis, open_place, until, until_true
 from .test_deaths import in_flight, seconds_until_run_again
 from .workers import Single
 
-ORDERS = [signal.SIGTERM, signal.SIGINT]
+ORDERS = each_at_a_broker("order", signal.SIGTERM, signal.SIGINT, ids=("term", "int"))
 SINGLE: Settings = Single.settings
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@ORDERS
 async def test_the_first_signal_lets_the_handler_finish_and_gives_the_unread_to_another_node(
     url: str, drill: Drill, order: signal.Signals
 ):
@@ -57,7 +57,7 @@ async def stop_twice(node: Node, order: signal.Signals = signal.SIGTERM) -> None
     assert await node.wait_ended() == 3
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@ORDERS
 async def test_the_second_signal_cancels_the_handler_and_its_message_is_released(
     url: str, drill: Drill, order: signal.Signals
 ):
@@ -114,7 +114,7 @@ async def test_a_signal_in_mid_work_leaves_the_rest_in_the_stream(url: str, dril
         await place.check_account(numbers)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@ORDERS
 async def test_an_idle_node_stops_without_waiting_for_anything(url: str, drill: Drill, order: signal.Signals):
     """Within less than any interval at which something looks; the best of some tries, since the machine may be busy."""
     best = 60.0
@@ -152,6 +152,7 @@ async def test_a_node_that_waits_for_its_server_can_be_stopped(drill: Drill):
 # ----------------------------------------------------------------------------------------------------------- exit codes
 
 
+@AT_A_FILE
 async def test_a_constructor_that_raises_is_a_failed_start(url: str, drill: Drill):
     node = drill.start("broken", url, fresh=True)
     assert await node.wait_ended() == 1
@@ -159,6 +160,7 @@ async def test_a_constructor_that_raises_is_a_failed_start(url: str, drill: Dril
     assert [line.fields["actor"] for line in node.lines("has ended")] == ["worker"]
 
 
+@AT_REDIS
 async def test_a_tree_that_cannot_be_kept_alive_is_a_failure(url: str, drill: Drill):
     async with open_place(url) as place:
         await place.send_numbers("crashes", range(10))

@@ -59,19 +59,20 @@ async def check_joins(place: Place, bodies: dict[str, list[int]], members: Seque
 
 # ------------------------------------------------------------------------------------------------------------- deaths
 
-AT_REDIS = ["settle.before", "settle.before:3", "settle.after", "settle.after:3"]
-EMBEDDED = [f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (3, 6)]
+AT_REDIS = ["settle.before", "settle.after:3"]
+EMBEDDED = ["commit.before:3", "commit.after:6"]
 MORE = [
-    "settle.before:2",
-    "settle.after:2",
-    *(f"{point}:{turn}" for point in ("settle.before", "settle.after", "wire.sent") for turn in range(4, 12)),
+    *(f"settle.before:{turn}" for turn in (2, 3, 5, 7, 9, 11)),
+    *(f"settle.after:{turn}" for turn in (1, 2, 4, 6, 8, 10)),
+    *(f"wire.sent:{turn}" for turn in (4, 6, 8, 9, 11)),
 ]
 MORE_EMBEDDED = [
-    f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (1, 2, 4, 5, *range(7, 16))
+    *(f"commit.before:{turn}" for turn in (1, 2, 4, 6, 8, 10, 12, 15)),
+    *(f"commit.after:{turn}" for turn in (1, 2, 3, 5, 7, 9, 11, 14)),
 ]
 MORE_BETWEEN_SLOTS = [
-    *(f"outbox.{point}:{turn}" for point in ("before", "sent", "after") for turn in (2, 3, *range(4, 20, 3))),
-    *(f"settle.{point}:{turn}" for point in ("before", "after") for turn in (1, 2, 3, 5)),
+    *(f"outbox.{point}:{turn}" for point in ("before", "sent", "after") for turn in (2, 3, 7, 13)),
+    *(f"settle.{point}:{turn}" for point in ("before", "after") for turn in (1, 3)),
 ]
 
 

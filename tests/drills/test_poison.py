@@ -59,6 +59,7 @@ async def numbers_of_the_dead(place: Place) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("kinds", [["exits well", "breaks"], pytest.param([*POISONS], marks=pytest.mark.long)])
+@AT_A_FILE
 async def test_poison_of_any_kind_is_a_dead_letter_after_max_crashes_and_everything_else_goes_on(
     url: str, drill: Drill, kinds: list[str]
 ):

@@ -59,6 +59,7 @@ NUMBERS = range(1000)
 
 
 @pytest.mark.parametrize("trees", forms(("both",), ("first", "second"), more=[("both", "both")]))
+@AT_REDIS
 async def test_each_of_two_actors_gets_every_message_of_the_source_they_share(
     url: str, drill: Drill, trees: tuple[str, ...]
 ):

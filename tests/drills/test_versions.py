@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actorwork.message import Envelope, MessageIds
+from tests.forms import AT_A_FILE, AT_REDIS
 
 from .conftest import Drill, Node, Place, open_place, until_true
 from .workers import AGING
@@ -65,6 +66,7 @@ class Load:
 
 
 @LONG
+@AT_A_FILE
 async def test_an_upgrade_that_adds_a_field_and_its_rollback_lose_nothing_of_either_version(
     url: str, drill: Drill, each: int
 ):
@@ -90,6 +92,7 @@ async def test_an_upgrade_that_adds_a_field_and_its_rollback_lose_nothing_of_eit
 
 
 @LONG
+@AT_REDIS
 async def test_an_upgrade_with_a_migration_and_its_rollback_hold_keys_up_and_lose_nothing(
     url: str, drill: Drill, each: int
 ):

@@ -28,7 +28,7 @@ from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
-from tests.forms import forms
+from tests.forms import each_at_a_broker, forms
 
 from .conftest import MANY, PATIENCE, Drill, Node, Place, Redis, open_place, until, until_true
 from .workers import RECEIPTS, TICK, Listing
@@ -86,7 +86,6 @@ async def die_at_work(drill: Drill, url: str, crash_at: str) -> None:
         await finish(drill, url, place, ids)
 
 
-ANYWHERE = forms("handler.begun:7", "handler.returned", more=["handler.begun", "handler.returned:7"])
 AT_REDIS = forms(
     "read.replied",
     "settle.before",
@@ -104,7 +103,7 @@ EMBEDDED = forms(
 )
 
 
-@pytest.mark.parametrize("crash_at", ANYWHERE)
+@each_at_a_broker("crash_at", "handler.begun:7", "handler.returned")
 async def test_a_node_that_dies_around_the_handler_loses_nothing_and_settles_nothing_twice(
     url: str, drill: Drill, crash_at: str
 ):
@@ -269,7 +268,7 @@ async def check_states(place: Place, ids: dict[int, str]) -> None:
         assert state.marks == b"".join(mark_of(ids[number]) for number in of_key)
 
 
-@pytest.mark.parametrize("crash_at", forms("state.before:2", "state.after:3", more=["state.before", "state.after"]))
+@each_at_a_broker("crash_at", "state.before:2", "state.after:3")
 async def test_a_node_that_dies_while_it_changes_states_leaves_each_change_done_once_or_not_at_all(
     url: str, drill: Drill, crash_at: str
 ):
@@ -386,7 +385,7 @@ async def test_settlements_whose_replies_come_late_in_pieces_or_never_are_applie
 # ------------------------------------------------------------------------------------------------------------- triggers
 
 
-@pytest.mark.parametrize("crash_at", ["fire.before:3", "fire.after:3"])
+@each_at_a_broker("crash_at", "fire.before:3", "fire.after:3")
 async def test_a_node_that_dies_as_it_fires_a_trigger_loses_no_time_and_fires_none_twice(
     url: str, drill: Drill, crash_at: str
 ):
