@@ -368,13 +368,20 @@ _STATES: Final[Mapping[Status, MessageState]] = {
 class TrackedMessage(Value):
     """A tracked message in a list of them.
 
-    `payload` (JSON) and `type` are known while the message is open, or a dead letter, and None otherwise.
+    `payload` (JSON), `type`, `key` and `headers` are known while the message is open, or a dead letter, and its key of
+    uniqueness, `unique`, while it is open; otherwise they are None, or empty.
     """
 
     info: MessageInfo
     is_delayed: bool = False
     payload: bytes | None = None
     type: str | None = None
+    key: str | None = None
+    unique: str | None = None
+    headers: Mapping[str, Json] = NO_HEADERS
+
+    def __hash__(self) -> int:
+        return hash((self.info.source, self.info.id, self.info.version))
 
     @property
     def state(self) -> MessageState:

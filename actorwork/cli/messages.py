@@ -12,9 +12,19 @@ from actorwork.cli.waiting import life_in_json
 from actorwork.inspection.words import duration, moment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from actorwork.abc import Broker
     from actorwork.clients.messages import Messages
     from actorwork.message import TrackedMessage
+
+
+def _named(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> Mapping[str, str]:
+    """Read `NAME=VALUE`."""
+    for one in given:
+        if not one.partition("=")[0] or "=" not in one:
+            raise click.BadParameter(f"{one!r} is not NAME=VALUE, such as tenant=acme")
+    return {name: value for name, _, value in (one.partition("=") for one in given)}
 
 
 @click.command(short_help="List submitted messages by state.")
@@ -23,6 +33,17 @@ if TYPE_CHECKING:
 @click.option("--state", "states", multiple=True, metavar="STATE", help="In this state; may be repeated.")
 @click.option(
     "--text", metavar="TEXT", default="", help="With this in the id or the message.", allow_from_autoenv=False
+)
+@click.option("--key", metavar="KEY", default="", help="With this key.", allow_from_autoenv=False)
+@click.option("--unique", metavar="KEY", default="", help="With this unique key.", allow_from_autoenv=False)
+@click.option(
+    "--header",
+    "headers",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_named,
+    help="With this header; may be repeated.",
+    allow_from_autoenv=False,
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, at most.")
 @click.option(
@@ -41,6 +62,9 @@ def messages(
     *,
     states: tuple[Any, ...],
     text: str,
+    key: str,
+    unique: str,
+    headers: Mapping[str, str],
     limit: int,
     search: int,
     broker: str | None,
@@ -50,8 +74,8 @@ def messages(
     """List tracked messages, latest first: those that were submitted, and the steps of runs.
 
     A STATE is waiting, delayed, running, succeeded, failed, rejected, cancelled or expired. Messages that are over are
-    listed as long as their results are kept; their arguments are known while they are open, or dead letters. Messages
-    sent with `tell` are not tracked.
+    listed as long as their results are kept; their arguments, keys and headers are known while they are open, or dead
+    letters. Messages sent with `tell` are not tracked.
     """
     from actorwork.clients.messages import find
 
@@ -62,7 +86,16 @@ def messages(
         with step():
             try:
                 return await find(
-                    opened, states=states, actor=actor, source=source, text=text, limit=limit, search=search
+                    opened,
+                    states=states,
+                    actor=actor,
+                    source=source,
+                    text=text,
+                    key=key,
+                    unique=unique,
+                    headers=headers,
+                    limit=limit,
+                    search=search,
                 )
             except LookupError as error:
                 raise click.ClickException(printable(str(error))) from error
@@ -111,5 +144,8 @@ def _in_json(one: TrackedMessage) -> dict[str, Any]:
         "state": one.state,
         "duration": one.duration,
         "type": one.type,
+        "key": one.key,
+        "unique": one.unique,
+        "headers": dict(one.headers),
         "message": payload,
     }

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final, get_args
 
 import attrs
 
 from actorwork.abc import Broker
-from actorwork.message import MessageState, TrackedMessage
+from actorwork.message import Json, MessageState, TrackedMessage
 from actorwork.settings import Settings
 from actorwork.shown import Value
 from actorwork.state.known_actors import known_actors, near
@@ -25,6 +26,7 @@ MOST: Final = 10_000
 """How many are looked at in all sources together, and how many of one source brokers list."""
 MOST_SOURCES: Final = 1000
 PAYLOADS_AT_ONCE: Final = 200
+NO_FILTER: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -48,12 +50,17 @@ async def find(
     actor: str | None = None,
     source: str | None = None,
     text: str = "",
+    key: str = "",
+    unique: str = "",
+    headers: Mapping[str, str] = NO_FILTER,
     limit: int = 100,
     search: int = SEARCHED,
 ) -> Messages:
     """Return messages of some states, or of all; raise `ValueError` for a state that there is not.
 
-    With a `text`, those whose id, or payload as far as it is known, has it in it; capital letters do not matter.
+    With a `text`, those whose id, or payload as far as it is known, has it in it; capital letters do not matter. With a
+    `key`, a `unique` key or `headers`, those that have exactly these, as far as they are known: of open messages, and
+    the first and the last of dead letters. A header that is no text is compared as JSON.
     """
     unknown = set(states) - set(STATES)
     if unknown:
@@ -77,15 +84,26 @@ async def find(
     for one in seen:
         counts[one.state] += 1
     wanted = [one for one in seen if not states or one.state in states]
-    if not text:
+    if not (text or key or unique or headers):
         return Messages(await broker.states.with_payloads(wanted[:limit]), len(seen), is_complete, counts)
     found: list[TrackedMessage] = []
     for first in range(0, len(wanted), PAYLOADS_AT_ONCE):
         some = await broker.states.with_payloads(wanted[first : first + PAYLOADS_AT_ONCE])
-        found += [one for one in some if _has(one, text.casefold())]
+        found += [
+            one
+            for one in some
+            if (not text or _has(one, text.casefold()))
+            and key in ("", one.key)
+            and unique in ("", one.unique)
+            and all(name in one.headers and _written(one.headers[name]) == value for name, value in headers.items())
+        ]
         if len(found) >= limit:
             break
     return Messages(found[:limit], len(seen), is_complete, counts)
+
+
+def _written(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _has(one: TrackedMessage, text: str) -> bool:

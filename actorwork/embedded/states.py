@@ -16,7 +16,17 @@ import attrs
 from actorwork.embedded.rows import failure_from
 from actorwork.embedded.schema import LEVEL
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import Delivery, Failure, Json, MessageInfo, Outcome, Progress, Status, TrackedMessage
+from actorwork.message import (
+    NO_HEADERS,
+    Delivery,
+    Failure,
+    Json,
+    MessageInfo,
+    Outcome,
+    Progress,
+    Status,
+    TrackedMessage,
+)
 
 RANKS: Final[Mapping[Status, int]] = {Status.PENDING: 0, Status.RECEIVED: 1, Status.STARTED: 2, Status.RETRY: 3}
 OVER: Final = 4
@@ -193,8 +203,12 @@ class StateTable:
         found: list[TrackedMessage] = []
         for one in messages:
             row = self._execute(_PAYLOAD, {"id": one.info.id, "source": one.info.source}).fetchone()
-            payload, kind = (None, None) if row is None or not isinstance(row[0], bytes) else row
-            found.append(attrs.evolve(one, payload=payload, type=kind))
+            if row is None or not isinstance(row[0], bytes):
+                found.append(one)
+                continue
+            payload, kind, key, unique, headers = row
+            told = json.loads(headers) if headers else NO_HEADERS
+            found.append(attrs.evolve(one, payload=payload, type=kind, key=key, unique=unique, headers=told))
         return found
 
     def locate(self, id: str, now: float) -> str | None:
@@ -246,9 +260,9 @@ _CHANNELS: Final = (
     + "]') where name = :source)"
 )
 _PAYLOAD: Final = (
-    f"select data, type from entries where id = :id and headers is not null and {_CHANNELS}"
-    f" union all select data, type from delayed where id = :id and {_CHANNELS}"
-    f" union all select data, type from behind where id = :id and {_CHANNELS}"
-    " union all select data, type from (select * from dead where source = (select source from sources where name ="
-    " :source) order by entry desc limit 1000) where id = :id"
+    f"select data, type, key, uniq, headers from entries where id = :id and headers is not null and {_CHANNELS}"
+    f" union all select data, type, key, uniq, headers from delayed where id = :id and {_CHANNELS}"
+    f" union all select data, type, key, uniq, headers from behind where id = :id and {_CHANNELS}"
+    " union all select data, type, key, null, headers from (select * from dead where source ="
+    " (select source from sources where name = :source) order by entry desc limit 1000) where id = :id"
 )

@@ -404,11 +404,11 @@ def delayed_from(source: str, due: bytes, fields: Fields) -> Delayed:
         due=int(float(due)) / 1000,
         payload=data,
         type=None if kind is None else kind.decode(errors="replace"),
-        headers=_headers_to_look_at(named.get(b"headers" if b"data" in named else b"actorwork:headers")),
+        headers=headers_to_look_at(named.get(b"headers" if b"data" in named else b"actorwork:headers")),
     )
 
 
-def _headers_to_look_at(raw: bytes | None) -> Mapping[str, Json]:
+def headers_to_look_at(raw: bytes | None) -> Mapping[str, Json]:
     if not raw:
         return NO_HEADERS
     try:
@@ -453,15 +453,25 @@ def outcome_from(record: bytes) -> tuple[str, str, Outcome]:
 # -------------------------------------------------------------------------------------------------------- dead letters
 
 
+def _message_of(named: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+    """Return the fields of the message in a dead letter."""
+    if (packed := named.get(b"packed")) is not None:
+        return _unpacked(packed)
+    return {name[2:]: value for name, value in named.items() if name.startswith(b"m:")}
+
+
+def key_of_letter(fields: Fields) -> str | None:
+    """Return the key of the message in a dead letter."""
+    key = _message_of(dict(zip(fields[::2], fields[1::2], strict=False))).get(b"key")
+    return None if key is None else key.decode(errors="replace")
+
+
 def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    if (packed := named.get(b"packed")) is not None:
-        message = _unpacked(packed)
-    else:
-        message = {name[2:]: value for name, value in named.items() if name.startswith(b"m:")}
+    message = _message_of(named)
     data = message.get(b"data")
     # Its headers may be the reason why it is a dead letter.
-    headers = _headers_to_look_at(message.get(b"headers" if data is not None else b"actorwork:headers"))
+    headers = headers_to_look_at(message.get(b"headers" if data is not None else b"actorwork:headers"))
     kind = message.get(b"type") if data is not None else None
 
     def text(name: bytes) -> str:

@@ -11,7 +11,7 @@ import attrs
 from actorwork.abc import States
 from actorwork.message import Failure, MessageInfo, Progress, Status, TrackedMessage
 from actorwork.streams import keys, scripts
-from actorwork.streams.entries import dead_letter_from
+from actorwork.streams.entries import dead_letter_from, headers_to_look_at, key_of_letter
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot, checked
 
@@ -91,37 +91,42 @@ class RedisStates(States):
         by_source: dict[str, list[TrackedMessage]] = {}
         for one in messages:
             by_source.setdefault(one.info.source, []).append(one)
-        payloads: dict[tuple[str, str], tuple[bytes, str | None]] = {}
+        known: dict[tuple[str, str], dict[str, Any]] = {}
         with cannot("read the payloads of messages"):
             for source, some in by_source.items():
-                payloads |= await self._of_open([one.info.id for one in some if not one.info.status.is_final], source)
+                known |= await self._of_open([one.info.id for one in some if not one.info.status.is_final], source)
                 if any(one.info.status is Status.FAILURE for one in some):
-                    payloads |= await self._of_dead(source)
-        found: list[TrackedMessage] = []
-        for one in messages:
-            payload, kind = payloads.get((one.info.source, one.info.id), (None, None))
-            found.append(attrs.evolve(one, payload=payload, type=kind))
-        return found
+                    known |= await self._of_dead(source)
+        return [attrs.evolve(one, **known.get((one.info.source, one.info.id), {})) for one in messages]
 
-    async def _of_open(self, ids: Sequence[str], source: str) -> dict[tuple[str, str], tuple[bytes, str | None]]:
-        found: dict[tuple[str, str], tuple[bytes, str | None]] = {}
+    async def _of_open(self, ids: Sequence[str], source: str) -> dict[tuple[str, str], dict[str, Any]]:
+        found: dict[tuple[str, str], dict[str, Any]] = {}
         prefix = keys.SourceKeys.of(source).prefix
         for first in range(0, len(ids), AT_ONCE):
             some = ids[first : first + AT_ONCE]
             replies: Any = await self._client.run_script(scripts.PAYLOADS, (source,), (prefix, *some), idempotent=True)
             for name, reply in zip(some, replies, strict=True):
                 if reply:
-                    found[source, name] = (reply[0], reply[1].decode(errors="replace") if len(reply) > 1 else None)
+                    payload, *texts, headers = reply
+                    kind, key, unique = (None if one is None else one.decode(errors="replace") for one in texts)
+                    found[source, name] = {
+                        "payload": payload,
+                        "type": kind,
+                        "key": key,
+                        "unique": unique,
+                        "headers": headers_to_look_at(headers),
+                    }
         return found
 
-    async def _of_dead(self, source: str) -> dict[tuple[str, str], tuple[bytes, str | None]]:
+    async def _of_dead(self, source: str) -> dict[tuple[str, str], dict[str, Any]]:
         dead = keys.SourceKeys.of(source).dead
         letters: Any = await self._client.call("XREVRANGE", dead, "+", "-", "COUNT", PAGE, idempotent=True)
-        found: dict[tuple[str, str], tuple[bytes, str | None]] = {}
+        found: dict[tuple[str, str], dict[str, Any]] = {}
         for entry, fields in letters:
             letter = dead_letter_from(source, entry, fields)
             if isinstance(letter.payload, bytes):
-                found.setdefault((source, letter.id), (letter.payload, letter.type))
+                facts = {"payload": letter.payload, "type": letter.type, "key": key_of_letter(fields)}
+                found.setdefault((source, letter.id), facts | {"headers": letter.headers})
         return found
 
 

@@ -11,6 +11,7 @@ from actorwork.abc import Broker
 from actorwork.cli import top
 from actorwork.inspection import inspecting
 from actorwork.message import Envelope
+from actorwork.policy.minutes import ALL, MinuteCounts
 from actorwork.policy.reports import EntityReport, HeldMessage, HotKey, NodeReport, PartReport, written
 from actorwork.settings import default_source, identity
 from tests.cli.conftest import Shell
@@ -71,6 +72,19 @@ def test_each_part_can_be_looked_at(shell: Shell):
     assert shell.json("inspect", "source", "orders")["actors"] == ["till"]
     assert "m1 in orders: in hand of 'till'" in shell("inspect", "message", "m1").stdout
     assert shell.json("inspect", "message", "m1")["why"]["code"] == "working"
+
+
+def test_a_source_is_shown_with_its_last_two_hours(shell: Shell):
+    async def handled(broker: Broker) -> None:
+        now, _ = await broker.reports.nodes()
+        counts = MinuteCounts(1, {10: 90, 30: 9, 60: 1})
+        await broker.minutes.add(int(now // 60) - 3, {ALL: counts, "orders": counts})
+
+    shell.at_broker(handled)
+    hours = "last two hours: 100 handled, 1 failed; p50 0.843ms, p95 73.2ms, p99 80.8ms"
+    assert hours in shell("inspect", "source", "orders").stdout
+    assert hours in shell("inspect").stdout
+    assert shell.json("inspect", "source", "orders")["minutes"]["whole"]["handled"] == 100
 
 
 def test_the_own_source_of_an_actor_is_named_as_commands_take_it(shell: Shell):

@@ -80,6 +80,11 @@ def test_messages_are_listed_by_state_and_it_says_how_many_were_searched(shell: 
     assert (answer["searched"], answer["complete"]) == (3, True)
     (waiting,) = answer["messages"]
     assert (waiting["id"], waiting["state"], waiting["message"]) == ("0", "waiting", '{"number": 0}')
+    assert waiting["headers"] == {RESULT_TTL: 60.0}
+    for filters in (("--key", "k"), ("--unique", "k"), ("--header", f"{RESULT_TTL}=61.0")):
+        assert shell.json("messages", *filters)["messages"] == []
+    assert len(shell.json("messages", "--header", f"{RESULT_TTL}=60.0")["messages"]) == 3
+    assert "'tenant' is not NAME=VALUE" in shell("messages", "--header", "tenant", code=2).stderr
     assert "a state of messages is one of waiting" in shell("messages", "--state", "lost", code=1).stderr
     assert "no actor 'tlil' has run" in shell("messages", "--actor", "tlil", code=1).stderr
     assert "choose one of --actor" in shell("messages", "--actor", "a", "--source", "b", code=2).stderr

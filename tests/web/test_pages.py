@@ -12,7 +12,7 @@ import trio
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
-from actorwork.message import Envelope, TriggerDefinition
+from actorwork.message import Envelope, TriggerDefinition, Unique
 from actorwork.policy.minutes import ALL, MinuteCounts
 from actorwork.policy.runs.values import Plan, StepPlan
 from actorwork.runtime.system import System, open_system
@@ -409,6 +409,28 @@ async def test_messages_are_listed_by_state_actor_source_and_text():
         assert "waiting, delayed" in (await guest.json("/messages", 400, state="lost"))["error"]
 
 
+async def test_messages_are_filtered_by_key_unique_key_and_header():
+    async with visit() as guest:
+        await enter(guest.broker, {"till": ["orders"]})
+        publish = guest.broker.publish
+        await publish([Envelope("orders", "a", b"1", key="ann", headers={**TRACKED, "tenant": "acme", "tries": 3})])
+        await publish([Envelope("orders", "b", b"2", key="bob", unique=Unique("once"), headers=TRACKED)])
+        await publish([Envelope("orders", "c", b"3", headers={**TRACKED, "tenant": "other"}, delay=60)])
+        assert await listed(guest, key="ann") == ["a"]
+        assert await listed(guest, key="an") == []
+        assert await listed(guest, unique="once") == ["b"]
+        assert await listed(guest, header="tenant=acme") == ["a"]
+        assert await listed(guest, header="tries=3", key="ann") == ["a"]
+        assert await listed(guest, header="tenant=other", state="delayed") == ["c"]
+        assert await listed(guest, header="tenant=acme", unique="once") == []
+        (found,) = (await guest.json("/messages", unique="once"))["messages"]
+        assert (found["key"], found["unique"]) == ("bob", "once")
+        page = await guest.page("/messages?key=ann")
+        assert "Keys and headers are known of messages that are open" in page
+        assert "key ann" in page
+        assert "NAME=VALUE" in (await guest.json("/messages", 400, header="tenant"))["error"]
+
+
 async def test_a_viewer_lists_messages_without_what_is_in_them():
     async with visit("viewer") as guest:
         await guest.broker.publish([Envelope("orders", "a", b'{"n": "needle"}', headers=TRACKED)])
@@ -418,7 +440,8 @@ async def test_a_viewer_lists_messages_without_what_is_in_them():
         page = await guest.page("/messages")
         assert "needle" not in page
         assert "Cancel" not in page.partition("<main")[2].partition("</main>")[0]
-        assert "see_payloads" in (await guest.json("/messages", 403, text="needle"))["error"]
+        for filters in ({"text": "needle"}, {"key": "k"}, {"unique": "k"}, {"header": "tenant=acme"}):
+            assert "see_payloads" in (await guest.json("/messages", 403, **filters))["error"]
 
 
 async def test_a_message_is_sent():

@@ -6,16 +6,14 @@ that browsers show under the pointer. Where style sheets have no queries (in pri
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
-from xml.sax.saxutils import escape
 
 import attrs
 
+from actorwork.policy.lettering import cut as _cut, number as _n, text as _text, width as _width
 from actorwork.policy.runs.folding import Node, folded
 from actorwork.policy.runs.layout import Layout, lay_out
 from actorwork.policy.runs.rules import said
@@ -323,44 +321,3 @@ def style() -> str:
             f"{one} circle,{one}.share{{fill:{look.dark_line}}}",
         ]
     return f"{''.join(light)}@media (prefers-color-scheme:dark){{{''.join(dark)}}}"
-
-
-_FORBIDDEN: Final = re.compile("[^\t\n\r\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What no XML may contain, escaped or not, and what terminals obey."""
-
-
-def _text(value: str) -> str:
-    return escape(_FORBIDDEN.sub("�", value))
-
-
-def _width(text: str, size: float) -> float:
-    """Return about how wide a text is: fonts differ, so it is rather too wide."""
-    return sum(size * _share(one) for one in text)
-
-
-def _share(one: str) -> float:
-    if unicodedata.east_asian_width(one) in "WF":
-        return 1.05
-    if one in "iljtf.,:;'|! ()[]/":
-        return 0.36
-    if one in "mwMW@%—…×":
-        return 0.9
-    return 0.68 if one.isupper() or one.isdecimal() else 0.58
-
-
-def _cut(text: str, size: float, room: float) -> str:
-    """Return a text, or as much of it as there is room for."""
-    text = " ".join(text.split())
-    if _width(text, size) <= room:
-        return text
-    room -= _width("…", size)
-    for number, one in enumerate(text):
-        room -= size * _share(one)
-        if room < 0:
-            return text[:number].rstrip() + "…"
-    return text
-
-
-def _n(value: float) -> str:
-    """Return a number with one decimal at most."""
-    return f"{value:.1f}".rstrip("0").rstrip(".")

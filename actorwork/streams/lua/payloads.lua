@@ -3,7 +3,8 @@
 -- KEYS  the source
 -- ARGV  the prefix of the source's keys, then the ids
 --
--- Returns {payload, type} for each, {} for one that is over or not found at its place, and {payload} for one without a type.
+-- Returns {payload, type, key, unique key, headers} for each, with nothing for what it does not have, and {} for one that is over or
+-- not found at its place.
 
 local prefix = ARGV[1]
 local found = {}
@@ -22,6 +23,8 @@ for i = 2, #ARGV do
   end
   local named = fields and by_name(fields) or {}
   -- Of several groups that retry a message, the place of one is known.
-  found[#found + 1] = named['id'] == id and { named['data'], named['type'] } or {}
+  found[#found + 1] = named['id'] == id and {
+    named['data'] or false, named['type'] or false, named['key'] or false, named['unique'] or false, named['headers'] or false
+  } or {}
 end
 return found

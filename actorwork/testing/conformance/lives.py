@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 from actorwork.abc import Broker, Watch
-from actorwork.message import RESULT_TTL, Envelope, MessageInfo, Priority, Progress, Status
+from actorwork.message import RESULT_TTL, Envelope, MessageInfo, Priority, Progress, Status, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import FAILURE, PATIENCE, open_consumer, until
@@ -143,7 +143,7 @@ class LifeTests(ContractTests):
             kept = {RESULT_TTL: 60.0}
             ids = ("done", "failed", "running", "delayed", "first", "behind", "urgent")
             more: dict[str, dict[str, Any]] = {
-                "delayed": {"delay": 600},
+                "delayed": {"delay": 600, "unique": Unique("once", 600.0), "headers": {**kept, "tenant": "acme"}},
                 "first": {"key": "k"},
                 "behind": {"key": "k"},
                 "urgent": {"priority": Priority.HIGH, "type": "Order"},
@@ -159,7 +159,8 @@ class LifeTests(ContractTests):
                 await broker.publish([Envelope("orders", "untracked", b"1")])
                 await consumer.wait(lambda: consumer.waiting, "what takes all the room")
                 for name in ids[3:]:
-                    envelope = Envelope("orders", name, b'"%s"' % name.encode(), headers=kept, **more[name])
+                    facts: dict[str, Any] = {"headers": kept} | more[name]
+                    envelope = Envelope("orders", name, b'"%s"' % name.encode(), **facts)
                     await broker.publish([envelope])
                     await trio.sleep(0.002)
                 consumer.node.note(consumer.subscription, running, Status.STARTED)
@@ -187,5 +188,11 @@ class LifeTests(ContractTests):
                 assert payloads.pop("urgent") == (b'"urgent"', "Order")
                 assert payloads == {name: (b'"%s"' % name.encode(), None) for name in payloads}
                 assert [one.info for one in shown] == [one.info for one in found]
+                assert {one.info.id: one.key for one in shown if one.key} == {"first": "k", "behind": "k"}
+                assert {one.info.id: one.unique for one in shown if one.unique} == {"delayed": "once"}
+                headers = {one.info.id: one.headers for one in shown}
+                assert headers.pop("done") == {}
+                assert headers["delayed"]["tenant"] == "acme"
+                assert all(RESULT_TTL in one for one in headers.values())
                 assert [one.info.id for one in await other.states.newest("orders", limit=2)] == ["urgent", "behind"]
                 assert await other.states.newest("mail", limit=2) == []

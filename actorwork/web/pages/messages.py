@@ -121,17 +121,22 @@ async def view_delayed(sight: Sight) -> dict[str, Any]:
 
 
 async def view_list(sight: Sight) -> dict[str, Any]:
-    """Show tracked messages, latest first, by state, actor, source and text, as far back as was searched."""
+    """Show tracked messages, latest first, by all that one knows of them, as far back as was searched."""
     state, text = sight.text("state"), sight.text("text").strip()
     actor, source = sight.text("actor").strip(), sight.text("source").strip()
     if state and state not in STATES:
         raise Refused(f"a state of messages is one of {', '.join(STATES)}, got {state[:50]!r}")
-    if text:
+    key, unique, header = sight.text("key").strip(), sight.text("unique").strip(), sight.text("header").strip()
+    header_name, is_pair, header_value = header.partition("=")
+    if header and not (header_name and is_pair):
+        raise Refused(f"a header is NAME=VALUE, such as tenant=acme, got {header[:300]!r}")
+    if text or key or unique or header:
         # Searching for what one may not see would tell it.
         sight.want("see_payloads")
     limit = sight.number("limit", 100, most=MOST_LISTED)
     facts: dict[str, Any] = {"limit": limit, "states": STATES, "problem": "", "messages": [], "counts": {}}
     facts["filters"] = {"state": state, "actor": actor, "source": source, "text": text}
+    facts["filters"] |= {"key": key, "unique": unique, "header": header}
     try:
         found = await find(
             sight.broker,
@@ -139,6 +144,9 @@ async def view_list(sight: Sight) -> dict[str, Any]:
             actor=actor or None,
             source=source or None,
             text=text,
+            key=key,
+            unique=unique,
+            headers={header_name: header_value} if header else {},
             limit=limit,
             search=SEARCHED,
         )
@@ -169,6 +177,9 @@ def _listed_in_json(sight: Sight, one: TrackedMessage) -> dict[str, Any]:
         "state": one.state,
         "type": one.type,
         "payload": payload,
+        "key": one.key if sight.access.may("see_payloads") else None,
+        "unique": one.unique if sight.access.may("see_payloads") else None,
+        "headers": sight.masking.masked(dict(one.headers)) if sight.access.may("see_payloads") else {},
         "duration": one.duration,
     }
 

@@ -15,6 +15,7 @@ from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors
 from actorwork.web.rendering import word
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+from actorwork.web.trees import tree_svg
 
 MOST: Final = 3000
 """Sources and actors on a page, at most."""
@@ -26,6 +27,8 @@ MOST_PURGED: Final = 100_000
 """Messages that one action drops."""
 PARTS: Final = 600
 """Parts of a tree on a page."""
+DRAWN: Final = 4
+"""Trees that are drawn on a page; those of others are lists."""
 
 
 def inspection_of(sight: Sight) -> Inspection:
@@ -105,6 +108,7 @@ async def view_node(sight: Sight) -> dict[str, Any]:
         past = history.read(node.report.history)
         facts["past"] = None if past is None else as_json(history.summed([past], node.report.at))
         facts["parts"] = list(_rows(node.report.tree, node.id))[:PARTS]
+        facts["graph"] = tree_svg(node.report.tree, node.report.at, node.name)
     return facts
 
 
@@ -118,7 +122,10 @@ async def view_actors(sight: Sight) -> dict[str, Any]:
     for tree in trees:
         rows = list(_rows(tree.root, tree.node))
         if left > 0:
-            programs.append({"node": tree.node, "name": tree.name, "parts": rows[:left], "total": len(rows)})
+            graph = tree_svg(tree.root, tree.as_of, tree.name) if len(programs) < DRAWN else ""
+            programs.append(
+                {"node": tree.node, "name": tree.name, "graph": graph, "parts": rows[:left], "total": len(rows)}
+            )
         left -= len(rows)
     actors = list(await inspection.actors())
     actors.sort(key=lambda one: (one.why is None or one.why.is_fine, -one.handling - one.waiting, one.title))
