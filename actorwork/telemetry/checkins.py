@@ -2,7 +2,7 @@
 
     begun      its handler begins, or begins again
     ok         it has returned, or has rejected the message, which is its own decision
-    error      the message is a dead letter, or has taken its actor down
+    error      the message is a dead letter, was cancelled at a node, or has taken its actor down
 
 A monitor is named by actor and trigger, and is made and kept up to date by its check-ins, with the schedule that is
 declared. All attempts of a message are one check-in, on whatever node they are: its id comes from that of the message.

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 
 from actorwork.errors import SettingsError
-from actorwork.events import ChildExited
+from actorwork.events import ChildExited, Settled
 from actorwork.message import NO_HEADERS
-from actorwork.policy.settlement import Fail, Retry, decisive
+from actorwork.policy.settlement import CANCELLED, Fail, Reject, Retry, decisive
 from actorwork.shown import Shown
 from actorwork.telemetry.checkins import CheckIns
 
@@ -113,6 +113,8 @@ class OpenedSentry:
         self._crons = crons
         is_redis = broker.partition(":")[0] in ("redis", "rediss", "valkey", "valkeys", "unix")
         self._system = "redis" if is_redis else "actorwork"
+        self._check_ins: dict[str, CheckIns] = {}
+        """By id of the actor."""
 
     def __repr__(self) -> str:
         return "<opened Sentry>"
@@ -126,10 +128,19 @@ class OpenedSentry:
         return self._take
 
     def of_actor(self, settings: Settings) -> ActorReports:
-        return ActorReports(settings, self._system, CheckIns(settings, capture_checkin) if self._crons else None)
+        check_ins = None
+        if self._crons:
+            check_ins = self._check_ins[settings.id] = CheckIns(settings, capture_checkin)
+        return ActorReports(settings, self._system, check_ins)
 
     def _take(self, event: Event) -> None:
         """Capture the crash of an actor that is not that of a message: of a start, a task, a local call."""
+        if type(event) is Settled and type(event.settlement) is Reject and event.settlement.failure.type == CANCELLED:
+            # Wherever it was: no handler has ended, so no other check-in follows.
+            check_ins = self._check_ins.get(event.actor_id)
+            if check_ins is not None:
+                check_ins.note([event.delivery], "error")
+            return
         if type(event) is not ChildExited or not event.exit.abnormal:
             return
         error = event.exit.group or event.exit.error

@@ -20,7 +20,7 @@ from actorwork import (
     Trigger,
     receive,
 )
-from actorwork.message import Envelope
+from actorwork.message import RESULT_TTL, Envelope
 from actorwork.telemetry.checkins import config_of, slug_of
 from actorwork.telemetry.sentry import Sentry
 from actorwork.testing import open_test_system
@@ -119,6 +119,35 @@ async def test_all_attempts_of_a_message_are_one_check_in(
     found = check_ins(kept)
     assert [one["status"] for one in found] == stages
     assert len({one["check_in_id"] for one in found}) == 1
+
+
+class Waiting(Actor):
+    settings = Settings(
+        title="waiting", triggers=[Trigger(title="nightly", schedule=Cron("0 3 * * *"), kwargs={"how": "well"})]
+    )
+
+    @receive
+    async def wait(self, *, how: str) -> None:
+        await trio.sleep_forever()
+
+
+async def test_a_message_that_is_cancelled_closes_its_check_in(mock_clock: trio.testing.MockClock):
+    kept, telemetry = reports()
+    (trigger,) = Waiting.settings.triggers
+    source = Waiting.settings.default_source
+    headers = {"actorwork-trigger-id": trigger.id, RESULT_TTL: 60.0}
+    async with open_test_system(Waiting, telemetry=telemetry) as system:
+        for name in ("in hand", "in the mailbox"):
+            await system.broker.publish([Envelope(source, name, b'{"how": "well"}', headers=headers)])
+        await trio.sleep(1)
+        assert [one["status"] for one in check_ins(kept)] == ["in_progress"]
+        for name in ("in the mailbox", "in hand"):
+            assert await system.broker.cancel_message(source, name, force=True)
+            await trio.sleep(1)
+    statuses: dict[str, list[str]] = {}
+    for one in check_ins(kept):
+        statuses.setdefault(one["check_in_id"], []).append(one["status"])
+    assert sorted(statuses.values()) == [["error"], ["in_progress", "error"]]
 
 
 class Together(Actor):
