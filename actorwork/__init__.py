@@ -158,6 +158,7 @@ if TYPE_CHECKING:
         EventSettings as EventSettings,
         MailboxSettings as MailboxSettings,
         Settings as Settings,
+        Source as Source,
         Trigger as Trigger,
     )
     from actorwork.state.lock import Held as Held, Lock as Lock
@@ -256,6 +257,7 @@ _AT_FIRST_USE: Final = {
     "SettingsError": "actorwork.errors",
     "Shared": "actorwork.state.shared",
     "Shutdown": "actorwork.errors",
+    "Source": "actorwork.settings",
     "Spool": "actorwork.clients.spool",
     "SpoolError": "actorwork.errors",
     "SpoolFull": "actorwork.errors",
@@ -403,6 +405,7 @@ __all__ = [
     "SettingsError",
     "Shared",
     "Shutdown",
+    "Source",
     "Spool",
     "SpoolError",
     "SpoolFull",

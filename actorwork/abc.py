@@ -171,6 +171,8 @@ class Subscription(Shown):
     max_crashes: int = 3
     dead_letters: DeadLetterSettings = attrs.field(factory=DeadLetterSettings)
     decode: Mapping[str, Decoder] = attrs.field(factory=dict[str, "Decoder"])
+    shards: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    """Of sources that the actor declares as divided: into how many shards."""
     is_told_failures: bool = False
     """Whether the actor has a hook `failed`.
 
@@ -667,6 +669,32 @@ class Copies(Protocol):
         ...
 
 
+class Shards(Protocol):
+    """Into how many shards sources are divided. A broker on one machine keeps the numbers, and divides nothing."""
+
+    async def declare(self, source: str, shards: int) -> None:
+        """Divide a source at its first use; later, check that it has this number of shards.
+
+        Raises `BrokerError`, which says what to do, if it has another number, or holds messages in one stream.
+        """
+        ...
+
+    async def list(self) -> Mapping[str, int]:
+        """Return the sources whose number of shards is known, sorted by name, with the number."""
+        ...
+
+    async def reshard(self, source: str, shards: int, *, progress: Callable[[int], object] = int) -> int:
+        """Divide a source that is paused into another number of shards; return how many messages were moved.
+
+        All that it holds is moved: ready, delayed, in the order of their keys, and dead letters. `progress` is called
+        with the number so far. If it is cancelled, or its process dies, the next call with the same number continues:
+        nothing is lost, doubled or overtaken. What is in flight is waited for. Senders may send meanwhile; in the last
+        moments, while no shard accepts anything, they wait. Raises `BrokerError` if the source is not paused, or is
+        being divided into another number.
+        """
+        ...
+
+
 class Purging(Protocol):
     """Drops messages of a source that no node has been given, in portions."""
 
@@ -999,6 +1027,9 @@ class Broker(Protocol):
 
     @property
     def copies(self) -> Copies: ...
+
+    @property
+    def shards(self) -> Shards: ...
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Store messages; return how many were new (a message whose id was seen before is dropped).

@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, cast
 
 import attrs
 
@@ -171,6 +171,49 @@ class Trigger(Shown):
 # A converter passes on unchanged what it cannot convert, for the validator to refuse.
 
 
+MOST_SHARDS: Final = 256
+_own_source: Final = re.compile(r"worker:[0-9a-f]{16}:source").fullmatch
+
+
+class Source(str):
+    """The name of a source, and into how many `shards` (1 to 256) it is divided, so that it uses all of a cluster.
+
+    A name without a number, or plain text, is the source as it is at the broker. The broker keeps the number from its
+    first use on: a program that declares another one is refused when it starts, a client when it publishes. Messages
+    with one key go to one shard, where they are handled in their order. An actor's own source has no shards. Raises
+    `SettingsError` for a name that is not valid, or another number.
+    """
+
+    __slots__ = ("shards",)
+    shards: int | None
+
+    def __new__(cls, name: str, *, shards: int | None = None) -> Self:
+        given: Any = name
+        if not (isinstance(given, str) and SOURCE.fullmatch(given)):
+            raise SettingsError(f"Source wants a name of {SOURCE_IN_WORDS}, got {given!r}")
+        number: object = shards
+        if number is not None and (type(number) is not int or not 1 <= number <= MOST_SHARDS):
+            raise SettingsError(f"Source.shards wants a whole number from 1 to {MOST_SHARDS}, or None, got {number!r}")
+        if number is not None and _own_source(given):
+            raise SettingsError(
+                f"Source.shards wants a source that actors share, got {given!r}, which is an actor's own: give the"
+                " actor one more, sources={Source('orders', shards=…)}, and publish to that"
+            )
+        made = super().__new__(cls, name)
+        made.shards = shards
+        return made
+
+    def __repr__(self) -> str:
+        return f"Source({str(self)!r})" if self.shards is None else f"Source({str(self)!r}, shards={self.shards})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _source, (str(self), self.shards)
+
+
+def _source(name: str, shards: int | None) -> Source:
+    return Source(name, shards=shards)
+
+
 def _as_set(value: Iterable[str]) -> frozenset[str]:
     given: Any = value
     # A str is an iterable of its characters, which is never intended.
@@ -191,7 +234,7 @@ def _sources_are_streams(instance: object, attribute: attrs.Attribute[Any], valu
         raise SettingsError(f"Settings.sources wants at most 100 names, got {len(names)}")
     for name in names:
         if not isinstance(name, str) or not SOURCE.fullmatch(name):
-            raise wrong(instance, attribute.name, f"names of {SOURCE_IN_WORDS}", name)
+            raise wrong(instance, attribute.name, f"names of {SOURCE_IN_WORDS}, or a Source", name)
 
 
 def _all_in(value: object, test: Callable[[object], bool]) -> bool:
@@ -247,18 +290,18 @@ def _are_hooks(instance: Settings, attribute: attrs.Attribute[Any], value: objec
 class Settings(Shown):
     """What an actor declares about itself.
 
-    `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads
-    besides its own. Times are durations: seconds, a `timedelta`, or text such as "30s". `limits` hold deliveries
-    back until they may begin. `middleware` wraps the handling of each delivery, first one outermost;
-    `publish_middleware` processes what the actor publishes. `on_failure` overrides what an error does: by default a
-    failing delivery fails the message ("resume"), and a failing local call crashes the actor ("restart"). Once
-    `max_crashes` processes have died while a message was in flight, it is a dead letter and does not run again;
-    from 2 on, its last run before that is one alone, so that only the guilty one gets there. A result whose JSON
-    has more than `max_result_bytes` (16 MiB; up to 512 MiB, which is what Redis takes) fails its message: it is for
-    values, not for files. With `loop="asyncio"` its async handlers and hooks run on an asyncio loop, in a thread of
-    the actor's own. `decode` reads entries that other programs have written to Redis in a format of their own
-    (`policy/decoding`): a callable that is not async, or one for each source. What it cannot read becomes a dead
-    letter. `entities` is for an `Entity` only.
+    `title` must be unique in a tree: the identity is derived from it. `sources` are the streams the actor reads besides
+    its own: names, or `Source(name, shards=…)` for one that is divided. Times are durations: seconds, a `timedelta`, or
+    text such as "30s". `limits` hold deliveries back until they may begin. `middleware` wraps the handling of each
+    delivery, first one outermost; `publish_middleware` processes what the actor publishes. `on_failure` overrides what
+    an error does: by default a failing delivery fails the message ("resume"), and a failing local call crashes the
+    actor ("restart"). Once `max_crashes` processes have died while a message was in flight, it is a dead letter and
+    does not run again; from 2 on, its last run before that is one alone, so that only the guilty one gets there. A
+    result whose JSON has more than `max_result_bytes` (16 MiB; up to 512 MiB, which is what Redis takes) fails its
+    message: it is for values, not for files. With `loop="asyncio"` its async handlers and hooks run on an asyncio loop,
+    in a thread of the actor's own. `decode` reads entries that other programs have written to Redis in a format of
+    their own (`policy/decoding`): a callable that is not async, or one for each source. What it cannot read becomes a
+    dead letter. `entities` is for an `Entity` only.
     """
 
     title: str = attrs.field(validator=text(1, 300))
@@ -320,5 +363,10 @@ class Settings(Shown):
 
     @cached_property
     def all_sources(self) -> tuple[str, ...]:
-        """The declared sources and the actor's own, sorted."""
-        return tuple(sorted(self.sources | {self.default_source}))
+        """The names of the declared sources and of the actor's own, sorted."""
+        return tuple(sorted({*map(str, self.sources), self.default_source}))
+
+    @cached_property
+    def shards(self) -> Mapping[str, int]:
+        """The sources that are declared with a number of shards, with that number."""
+        return {str(name): name.shards for name in self.sources if isinstance(name, Source) and name.shards is not None}

@@ -120,7 +120,7 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
 
         return DurablePublisher(open_another, asyncio.Lock())
 
-    sending = RedisSending(commands, address, emit, shared_url=url)
+    sending = RedisSending(commands, address, emit, shared_url=url, sleep=asyncio.sleep)
     sending.durable = durable
     return cast("Any", sending), AsyncioDriver(open_replies, open_changes)
 

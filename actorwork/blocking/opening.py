@@ -111,9 +111,9 @@ def _open_redis(
         for one in (commands, *opened):
             one.close()
 
-    sending = RedisSending(commands, address, emit, shared_url=url)
-    sending.durable = durable
     driver = BlockingDriver(deadlines, ThreadReplies(commands), ThreadChanges(commands))
+    sending = RedisSending(commands, address, emit, shared_url=url, sleep=driver.sleep)
+    sending.durable = durable
     return cast("Any", sending), driver, close
 
 

@@ -271,11 +271,15 @@ class Client:
     async def publish(self, source: str, message: object, **options: Unpack[SendOptions]) -> str:
         """Send a message to a source, for every actor that reads it; return the id under which it is stored.
 
-        The message is not checked: the client does not know which actors read a source. The options are those of
-        `SendOptions`. Raises `NotUnique`. If cancelled, the message may have been stored; sending it again with the
-        same `id` stores it once.
+        The message is not checked: the client does not know which actors read a source. With `Source(name, shards=…)`
+        the source is divided at its first use, and `BrokerError` raised if the broker has another number. The options
+        are those of `SendOptions`. Raises `NotUnique`. If cancelled, the message may have been stored; sending it again
+        with the same `id` stores it once.
         """
         sending = Sending.of(options) if options else PLAIN
+        if isinstance(source, settings.Source):
+            await self._sender.declare(source)
+            source = str(source)
         return await self._sender.send_one(self._sender.envelope(source_name(source), message, sending))
 
     @overload

@@ -20,7 +20,7 @@ from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed,
 from actorwork.message import CHAIN, NO_HEADERS, REPLY_TO, Durability, Envelope, Json, MessageIds, Outcome, Priority
 from actorwork.policy.bounds import takes
 from actorwork.policy.sending import PLAIN, Sending
-from actorwork.settings import SOURCE, SOURCE_IN_WORDS
+from actorwork.settings import SOURCE, SOURCE_IN_WORDS, Source
 
 
 class Spool(PublishRoute, Protocol):
@@ -70,6 +70,7 @@ class Sender:
         self.asked = 0
         self.driver = driver
         self._ids = MessageIds(secrets.token_hex(8))
+        self._declared: dict[str, int] = {}
         self._unsent_id: str | None = None
         """The last id, until its message is sent: the broker cannot have seen it."""
 
@@ -127,6 +128,12 @@ class Sender:
                 )  # Fails here, for this sender alone, instead of in a batch at the broker.
             envelope = sending.envelope(source, message_id, data, wire, ours=ours, priority=priority)
         return passed_through(self._layers, envelope) if self._layers else envelope
+
+    async def declare(self, source: Source) -> None:
+        """Divide a source into the shards that it declares, or check that it has them; asks the broker once."""
+        if source.shards is not None and self._declared.get(source) != source.shards:
+            await (await self.reached()).shards.declare(str(source), source.shards)
+            self._declared[source] = source.shards
 
     def headers(self) -> Mapping[str, Json]:
         """Return the headers that middleware gives to steps of a workflow that is started here and now."""

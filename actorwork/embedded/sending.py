@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from actorwork.embedded.purging import EmbeddedPurging
     from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+    from actorwork.state.shards import StoredShards
 
 CHUNK: Final = 1000
 """How many messages of one call go into one transaction: leases are renewed between two."""
@@ -106,6 +107,13 @@ class EmbeddedSending:
         from actorwork.embedded.purging import EmbeddedPurging  # noqa: PLC0415
 
         return EmbeddedPurging(self._asked)
+
+    @property
+    def shards(self) -> StoredShards:
+        # Imported here: few programs divide a source.
+        from actorwork.state.shards import StoredShards  # noqa: PLC0415
+
+        return StoredShards(self._values, self._pauses)
 
     @property
     def copies(self) -> EmbeddedCopies:

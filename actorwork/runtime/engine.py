@@ -190,6 +190,9 @@ class Engine:
                     subscriptions = [consumer.subscription for consumer in members.consumers]
                 else:
                     subscriptions = [metering.subscription(consumer) for consumer in members.consumers]
+                for subscription in subscriptions:
+                    for source, shards in subscription.shards.items():
+                        await broker.shards.declare(source, shards)
                 emit = self._node_sink()
                 async with broker.open_node(subscriptions, lease=self.options.lease, emit=emit) as opened:
                     node = opened if metering is None else metering.node(opened)

@@ -148,7 +148,7 @@ class RedisBroker(RedisSending, Broker):
         *,
         shared_url: str,
     ) -> None:
-        super().__init__(client, address, emit, shared_url=shared_url, subscriptions=client)
+        super().__init__(client, address, emit, shared_url=shared_url, sleep=trio.sleep, subscriptions=client)
         self._client = client
         self._replies = replies
         self._changes = changes
@@ -188,10 +188,17 @@ class RedisBroker(RedisSending, Broker):
     async def open_node(
         self, subscriptions: Sequence[Subscription], *, lease: float, emit: EventSink
     ) -> AsyncGenerator[RedisNode]:
+        await self.layouts.refresh()
         async with open_unwrapping_nursery() as nursery:
             settling: trio.Nursery = await nursery.start(_keep_settling)
             node = RedisNode(
-                self._client, self._address, subscriptions, lease=lease, emit=emit, begin_settling=settling
+                self._client,
+                self._address,
+                subscriptions,
+                lease=lease,
+                emit=emit,
+                begin_settling=settling,
+                layouts=self.layouts,
             )
             try:
                 await node.begin()

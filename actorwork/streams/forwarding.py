@@ -38,9 +38,11 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from actorwork.failpoints import failpoint
+from actorwork.policy.shards import whole_source
 from actorwork.streams import keys, scripts
+from actorwork.streams.entries import mark_of
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import RedisError
+from actorwork.streams.transport.redis_py import RedisError, is_wrong_type
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan
@@ -51,7 +53,7 @@ _BEFORE: Final = failpoint("outbox.before")
 _SENT: Final = failpoint("outbox.sent")
 _AFTER: Final = failpoint("outbox.after")
 
-Entry = tuple[bytes, Sequence[bytes]]
+Entry = tuple[bytes, Sequence[Any]]
 _START: Final = b"start"
 _OF_MESSAGE: Final = (b"to", b"mark", b"bit", b"terms")
 _EFFECTS: Final = frozenset(
@@ -157,7 +159,11 @@ async def _deliver(
     """
     match kind:
         case Kind.MESSAGE:
-            await _publish(client, source, target, some)
+            try:
+                await _publish(client, source, target, some)
+            except RedisError as error:
+                if not (is_wrong_type(error) and await _is_sent_elsewhere(client, source, target, some)):
+                    raise
         case Kind.EFFECT:
             args: list[Any] = [source]
             for entry, (_, _, _, what, *values) in some:
@@ -181,6 +187,26 @@ async def _publish(client: Commands, source: str, target: str, some: Sequence[En
         names.append(mark)
         args += (entry, len(names), bit, terms, len(fields), *fields)
     await client.run_script(scripts.FORWARD, names, args, idempotent=True)
+
+
+async def _is_sent_elsewhere(client: Commands, source: str, target: str, some: Sequence[Entry]) -> bool:
+    """Publish to the shards that a source has by now what is in an outbox for one that it has no more."""
+    from actorwork.streams.shards import layout_now  # noqa: PLC0415 - few sources are divided again
+
+    layout = await layout_now(client, whole_source(target))
+    if layout is None or target in layout.names:
+        return False
+    by_place: dict[str, list[Entry]] = {}
+    for entry, values in some:
+        named = dict(zip(values[8::2], values[9::2], strict=True))
+        place = layout.place((named.get(b"key") or named.get(b"unique") or named[b"id"]).decode())
+        mark, bit = mark_of(keys.prefix(place), named[b"id"].decode())
+        by_place.setdefault(place, []).append(
+            (entry, (b"to", place, b"mark", mark, b"bit", bit, b"terms", values[7], *values[8:]))
+        )
+    for place, entries in by_place.items():
+        await _publish(client, source, place, entries)
+    return True
 
 
 async def _may_start(client: Commands, plan: bytes) -> bool:

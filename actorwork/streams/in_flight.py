@@ -155,7 +155,13 @@ class InFlightEntries:
 
     @property
     def source(self) -> str:
+        """The source whose keys these are: one of the shards, if it is divided."""
         return self.keys.stream
+
+    @property
+    def name(self) -> str:
+        """The source as users know it."""
+        return self.keys.name
 
     @property
     def backlog(self) -> int:
@@ -181,7 +187,7 @@ class InFlightEntries:
 
     def _take(self, found: Sequence[Any], count: int, crashes: int, deliveries: list[Delivery]) -> None:
         in_flight = self.deliveries
-        source, group = self.source, self.group
+        source, group = self.name, self.group
         decode = self.subscription.decode.get(source)
         for entry, fields in found:
             if count == 1 and entry in in_flight and in_flight[entry].token[1] == 1:
@@ -212,7 +218,7 @@ class InFlightEntries:
     def _pass_over(self, entry: bytes, count: int, fields: entries.Fields) -> None:
         """Settle an entry that is meant for another group."""
         message_id, held_keys = entries.held_keys_in(fields)
-        silent = Delivery(message_id or entry.decode(), self.source, b"", (entry, count, self, *held_keys))
+        silent = Delivery(message_id or entry.decode(), self.name, b"", (entry, count, self, *held_keys))
         self.deliveries[entry] = silent
         if held_keys:
             self.others.append((silent, Ack(), ()))  # If this group is the last to settle it, its key must be freed.

@@ -75,6 +75,9 @@ class Isolation:
     def add(self, source_set: Sources) -> None:
         self._source_sets.append(source_set)
 
+    def remove(self, source_set: Sources) -> None:
+        self._source_sets.remove(source_set)
+
     # ---- what readers ask ----
 
     @property

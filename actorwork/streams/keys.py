@@ -1,6 +1,7 @@
 """The names of everything at Redis.
 
-    <source>                                      the stream, under the user's own name
+    <source>                                      the stream, under the user's own name; of a source that is divided, a
+                                                  string, and each shard is a source of its own (policy/shards.py)
     actorwork:{<source>}:priority:<level>         the same for what is critical, high or low
     actorwork:{<source>}:priorities               which of those levels were ever used
     actorwork:{<source>}:keys                     keys of messages that are in a stream or retried: where those are
@@ -74,6 +75,7 @@ from typing import Final
 import attrs
 
 from actorwork.message import Priority
+from actorwork.policy.shards import whole_source
 from actorwork.shown import Value
 
 OURS: Final = "actorwork:"
@@ -113,8 +115,10 @@ def prefix(source: str) -> str:
 
 @attrs.frozen(eq=False, repr=False)
 class SourceKeys(Value):
-    """The keys of one source, made once."""
+    """The keys of one source, or of one of its shards, made once."""
 
+    name: str
+    """The source, also where the keys are those of a shard."""
     stream: str
     prefix: str
     delayed: str
@@ -125,7 +129,10 @@ class SourceKeys(Value):
     @classmethod
     def of(cls, source: str) -> SourceKeys:
         start = prefix(source)
-        return cls(source, start, f"{start}delayed", f"{start}delayed:messages", f"{start}dead", f"{start}waiting")
+        delayed = f"{start}delayed"
+        return cls(
+            whole_source(source), source, start, delayed, f"{delayed}:messages", f"{start}dead", f"{start}waiting"
+        )
 
     def at(self, level: Priority) -> str:
         """Return the stream in which messages of a priority are."""

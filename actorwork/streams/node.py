@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -29,6 +29,7 @@ from actorwork.message import Delivery, Envelope, Progress, Status
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import entries, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, PublishOnly
+from actorwork.streams.intake import Intake, Part
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.lease import Lease
@@ -36,7 +37,8 @@ from actorwork.streams.notes import Notes
 from actorwork.streams.reader import Reader
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.settler import Settler
-from actorwork.streams.source_set import SOURCES, SourceSet
+from actorwork.streams.shards import Layouts
+from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
@@ -67,6 +69,7 @@ class RedisNode(Node):
         lease: float,
         emit: EventSink,
         begin_settling: trio.Nursery,
+        layouts: Layouts,
     ) -> None:
         self._client = client
         self._subscriptions = tuple(subscriptions)
@@ -83,7 +86,7 @@ class RedisNode(Node):
         )
         self._may_move = address.sentinels is not None or address.cluster is not None
         self._incarnation = self._lease.incarnation
-        self._intake = trio.CancelScope()
+        self._intake_scope = trio.CancelScope()
         self._intake_ended = trio.Event()
         self._is_intake_begun = False
         self._isolation = Isolation(emit)
@@ -95,19 +98,14 @@ class RedisNode(Node):
             from actorwork.streams.outbox import Outbox  # noqa: PLC0415 - only on a cluster
 
             self._settler.calls.outbox = Outbox(client, begin_settling.start_soon, emit)
-        self._source_sets: dict[Subscription, list[SourceSet]] = {}
-        self._reclaimers: list[Reclaimer] = []
-        self._readers: list[Reader] = []
+        self._settler.calls.layouts = layouts
         self._complain_at = -math.inf
-        for subscription in self._subscriptions:
-            parts = client.at_one_place(subscription.sources, SOURCES)
-            shares = 1 if address.cluster is None else len(parts)
-            self._source_sets[subscription] = [self._new_source_set(subscription, part, shares) for part in parts]
+        self._intake = Intake(client, layouts, self._subscriptions, self._new_part)
 
     def __repr__(self) -> str:
         return f"<RedisNode {self._incarnation} for {len(self._subscriptions)} actors>"
 
-    def _new_source_set(self, subscription: Subscription, sources: Sequence[str], shares: int) -> SourceSet:
+    def _new_part(self, subscription: Subscription, sources: Sequence[str], shares: int) -> Part:
         source_set = SourceSet(
             subscription,
             sources,
@@ -129,12 +127,20 @@ class RedisNode(Node):
             on_lost=self._on_lost,
             survey=survey,
         )
-        reader = Reader(self._client, source_set, reclaimer, on_no_connection=self._no_connection, shares=shares)
+        reader = Reader(
+            self._client,
+            source_set,
+            reclaimer,
+            on_no_connection=self._no_connection,
+            on_no_stream=partial(self._replace, subscription, source_set),
+            shares=shares,
+        )
         source_set.interrupt_reader = reader.interrupt
         self._isolation.add(source_set)
-        self._reclaimers.append(reclaimer)
-        self._readers.append(reader)
-        return source_set
+        return Part(subscription, source_set, reader, reclaimer)
+
+    async def _replace(self, subscription: Subscription, source_set: SourceSet) -> bool:
+        return await self._intake.replace(subscription, source_set)
 
     @property
     def incarnation(self) -> str:
@@ -157,7 +163,7 @@ class RedisNode(Node):
         """Take the lease and make all groups, before anything is read."""
         await self._lease.take()
         try:
-            for source_set in self._all_source_sets():
+            for source_set in self._intake.source_sets:
                 await source_set.make_groups(are_restored=False)
         except RedisError as error:
             raise BrokerError(f"cannot make the groups at {self._client!r}: {error}") from error
@@ -166,16 +172,16 @@ class RedisNode(Node):
         """Maintain all sources once, then read and maintain them until `stop_intake`."""
         self._is_intake_begun = True
         try:
-            with self._intake:
+            with self._intake_scope:
                 async with trio.open_nursery() as nursery:
                     self._intake_tasks = nursery
-                    for reclaimer, reader in zip(self._reclaimers, self._readers, strict=True):
-                        nursery.start_soon(_read_and_maintain, reclaimer, reader, nursery)
+                    self._intake.run(nursery)
+                    await trio.sleep_forever()
         finally:
             self._intake_ended.set()
 
     async def stop_intake(self) -> None:
-        self._intake.cancel()
+        self._intake_scope.cancel()
         if self._is_intake_begun:
             await self._intake_ended.wait()
 
@@ -188,7 +194,7 @@ class RedisNode(Node):
             if (outbox := self._settler.calls.outbox) is not None:
                 await outbox.wait_forwarded()
         await self._lease.release()
-        for source_set in self._all_source_sets():
+        for source_set in self._intake.source_sets:
             source_set.give_up()
 
     # ----------------------------------------------------------------------------------------------------- settlements
@@ -299,7 +305,7 @@ class RedisNode(Node):
             in_flight.release(delivery)
         # Entries that other nodes had taken over already are counted as well: they are not in flight here any more.
         self._counters.released += len(deliveries)
-        self._emit(events.Released(in_flight.source, in_flight.group, len(deliveries)))
+        self._emit(events.Released(in_flight.name, in_flight.group, len(deliveries)))
 
     def note(
         self, subscription: Subscription, delivery: Delivery, status: Status, progress: Progress | None = None
@@ -307,12 +313,11 @@ class RedisNode(Node):
         self._settler.notes.note(delivery, status, progress)
 
     def resume(self, subscription: Subscription) -> None:
-        for source_set in self._source_sets[subscription]:
+        for source_set in self._intake.of(subscription):
             source_set.resume()
 
     def pause_sources(self, subscription: Subscription, sources: Collection[str]) -> None:
-        for source_set in self._source_sets[subscription]:
-            source_set.pause_sources(sources)
+        self._intake.pause_sources(subscription, sources)
 
     def now(self) -> float:
         return self._lease.now()
@@ -329,12 +334,12 @@ class RedisNode(Node):
 
     def notify(self, source: str | None) -> None:
         """Maintain a source, if this node reads it, now, or leave that to other nodes; None means all sources."""
-        for reclaimer in self._reclaimers:
-            reclaimer.notify(source)
+        for part in self._intake.parts:
+            part.reclaimer.notify(source)
 
     def learn(self, source: str, level: str) -> None:
         """Read a priority level of a source, if this node reads the source, from now on."""
-        for source_set in self._all_source_sets():
+        for source_set in self._intake.source_sets:
             if source in source_set.names:
                 source_set.learn({source: (level.encode(),)})
 
@@ -342,17 +347,16 @@ class RedisNode(Node):
 
     def _lease_lost(self, lost: str, successor: str, reason: str) -> None:
         self._incarnation = successor
-        for source_set in self._all_source_sets():
+        for source_set in self._intake.source_sets:
             source_set.begin(successor)
             source_set.must_recover = False
         self._isolation.reset()
         for subscription in self._subscriptions:
             subscription.sink.revoke()
         self._emit(events.LeaseLost(lost, successor, reason))
-        for reader in self._readers:
-            reader.interrupt()
-        for reclaimer in self._reclaimers:
-            reclaimer.maintain_within(0)
+        for part in self._intake.parts:
+            part.reader.interrupt()
+            part.reclaimer.maintain_within(0)
 
     def _on_lost(self, in_flight: InFlightEntries, lost: Iterable[tuple[bytes, bytes]]) -> None:
         """Have the messages of entries told that were deleted by hand; called by the tasks of the intake."""
@@ -378,18 +382,8 @@ class RedisNode(Node):
             )
             self._emit(events.BrokerTrouble(doing, str(error), next_step))
 
-    def _all_source_sets(self) -> list[SourceSet]:
-        return [source_set for source_sets in self._source_sets.values() for source_set in source_sets]
-
     def _spawn(self, flush: Callable[..., Any], in_flight: InFlightEntries) -> None:
         self._settling.start_soon(flush, in_flight)
 
     def _release_soon(self, deliveries: Sequence[Delivery]) -> None:
         self._settling.start_soon(self._release_all, deliveries)
-
-
-async def _read_and_maintain(reclaimer: Reclaimer, reader: Reader, nursery: trio.Nursery) -> None:
-    with suppress(RedisError):  # The reclaimer tries again at once, and reports it.
-        await reclaimer.maintain()
-    nursery.start_soon(reclaimer.run)
-    await reader.run()

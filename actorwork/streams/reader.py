@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
@@ -46,6 +46,7 @@ from actorwork.streams.transport.redis_py import (
     RedisError,
     ResponseError,
     TimeoutError,  # noqa: A004
+    is_wrong_type,
 )
 from actorwork.streams.transport.wire import is_list_of
 
@@ -78,11 +79,16 @@ class Reader:
         reclaimer: Reclaimer,
         *,
         on_no_connection: Callable[[SourceSet, Exception], None],
+        on_no_stream: Callable[[], Awaitable[bool]],
         shares: int = 1,
     ) -> None:
         self._client = client
+        self._on_no_stream = on_no_stream
+        """Called when something is no stream: returns whether it was a shard, and is not read here any more."""
         self._on_no_connection = on_no_connection
         self._sources = sources
+        self._key = sources.names[0]
+        """Its slot is that of all of them."""
         self._reclaimer = reclaimer
         self._shares = shares
         """How many readers, each of a slot of a cluster, share the room of the sink."""
@@ -109,7 +115,7 @@ class Reader:
                 try:
                     patience = 0.0 if self._is_sharing else _PATIENCE  # Meanwhile nothing is read.
                     async with self._client.open_exclusive(
-                        "actorwork-reader", patience=patience, key=self._sources.names[0]
+                        "actorwork-reader", patience=patience, key=self._key
                     ) as exclusive:
                         self._exclusive = exclusive
                         self._is_sharing = False
@@ -288,6 +294,8 @@ class Reader:
     async def _heal(self, error: RedisError) -> None:
         """Create missing groups if the error says so; the caller reads again in any case."""
         text = str(error)
+        if is_wrong_type(error) and await self._is_divided():
+            return
         if not isinstance(error, ResponseError) or not any(sign in text for sign in ("NOGROUP", "UNBLOCKED")):
             self._trouble(error, "again in 1 s")
             await trio.sleep(1)
@@ -299,8 +307,19 @@ class Reader:
         try:
             await self._sources.make_groups()
         except RedisError as refusal:
+            if is_wrong_type(refusal) and await self._is_divided():
+                return
             self._trouble(refusal, "again in 1 s")
             await trio.sleep(1)
+
+    async def _is_divided(self) -> bool:
+        """Return whether a source has other shards by now, which are read elsewhere."""
+        try:
+            return await self._on_no_stream()
+        except (BrokerError, RedisError) as error:
+            self._trouble(error, "again in 1 s")
+            await trio.sleep(1)
+            return True
 
     def _trouble(self, error: Exception, next_step: str) -> None:
         sources = self._sources

@@ -239,7 +239,7 @@ class Reclaimer:
         is_short = False
         learned: dict[str, Sequence[bytes]] = {}
         for in_flight, (ours, levels, cancelled), is_counted in zip(in_flights, found, wanted, strict=True):
-            _cancel(self._sources, in_flight.source, cancelled)
+            _cancel(self._sources, in_flight.name, cancelled)
             if levels:
                 learned[in_flight.source] = levels
             if is_counted and self._is_short(in_flight, ours):
@@ -369,7 +369,7 @@ class Reclaimer:
             self._tell_of_others(in_flight.source, given_back, keepers)
             if lost:
                 self._on_lost(in_flight, zip(lost[::2], lost[1::2], strict=True))
-            _cancel(self._sources, in_flight.source, cancelled)
+            _cancel(self._sources, in_flight.name, cancelled)
             if used:
                 levels[in_flight.source] = used
             if cursor:
@@ -394,11 +394,11 @@ class Reclaimer:
                 previous[owner] += 1
             for owner, count in previous.items():
                 sources.counters.reclaimed += count
-                sources.emit(events.Reclaimed(in_flight.source, sources.group, owner.decode(), count))
+                sources.emit(events.Reclaimed(in_flight.name, sources.group, owner.decode(), count))
             for message_id, crashes in dead_lettered:
                 sources.counters.dead_lettered += 1
                 sources.emit(
-                    events.DeadLettered(in_flight.source, sources.group, message_id.decode(errors="replace"), crashes)
+                    events.DeadLettered(in_flight.name, sources.group, message_id.decode(errors="replace"), crashes)
                 )
             if self._is_short(in_flight, pending):
                 is_short = True

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -20,6 +20,7 @@ from actorwork.streams.delayed import RedisDelayed
 from actorwork.streams.limiter import RedisLimitStore
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
+from actorwork.streams.shards import Layouts, is_refused_by_shard
 from actorwork.streams.states import RedisStates
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Subscriptions
@@ -28,8 +29,10 @@ from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
 
 if TYPE_CHECKING:
+    from actorwork.policy.shards import Layout
     from actorwork.streams.audit import RedisAudit
     from actorwork.streams.copies import RedisCopies
+    from actorwork.streams.dividing import RedisShards
     from actorwork.streams.durable import DurablePublisher
     from actorwork.streams.entities import RedisEntities
     from actorwork.streams.minutes import RedisMinutes
@@ -54,6 +57,7 @@ class RedisSending:
         emit: EventSink,
         *,
         shared_url: str,
+        sleep: Callable[[float], Awaitable[object]],
         subscriptions: Subscriptions | None = None,
     ) -> None:
         self._shared_url = shared_url
@@ -66,6 +70,7 @@ class RedisSending:
         self._dead_letters = RedisDeadLetters(client)
         self._delayed = RedisDelayed(client)
         self._values = RedisValues(client)
+        self.layouts = Layouts(self._values, sleep)
         self._limiter = RedisLimitStore(client)
         self._triggers = RedisTriggers(client, emit)
         self._pauses = RedisPauses(client, self._triggers, emit, subscriptions)
@@ -124,6 +129,13 @@ class RedisSending:
         return RedisCopies(self._commands)
 
     @property
+    def shards(self) -> RedisShards:
+        # Imported here: most programs divide no source.
+        from actorwork.streams.dividing import RedisShards  # noqa: PLC0415
+
+        return RedisShards(self._commands, self.layouts, self._pauses)
+
+    @property
     def audit(self) -> RedisAudit:
         # Imported here: most programs only send.
         from actorwork.streams.audit import RedisAudit  # noqa: PLC0415
@@ -179,16 +191,41 @@ class RedisSending:
 
         Order is kept within a source. While Redis is away this waits. Cancelled: any part may have been kept.
         """
+        publish = self._publisher.publish
         for envelope in envelopes:
             if envelope.durability is not None:
-                return await self._publish(self._publish_durably, envelopes)
-        return await self._publish(self._publisher.publish, envelopes)
+                publish = self._publish_durably
+                break
+        while True:
+            used = self.layouts.known
+            try:
+                return await self._publish(publish, self.layouts.placed(envelopes))
+            except BrokerError as error:
+                refusal = error
+            await self._look_elsewhere(envelopes, used, refusal)
 
     async def publish_new(self, envelope: Envelope) -> None:
-        if envelope.durability is not None:
-            await self._publish(self._publish_durably, [envelope])
+        used = self.layouts.known
+        placed = self.layouts.placed_one(envelope)
+        try:
+            if envelope.durability is not None:
+                await self._publish(self._publish_durably, [placed])
+            else:
+                await self._publish(self._publisher.publish_new, placed)
+        except BrokerError as error:
+            refusal = error
         else:
-            await self._publish(self._publisher.publish_new, envelope)
+            return
+        await self._look_elsewhere([envelope], used, refusal)
+        await self.publish([envelope])
+
+    async def _look_elsewhere(
+        self, envelopes: Sequence[Envelope], used: Mapping[str, Layout], refusal: BrokerError
+    ) -> None:
+        """Learn where messages go by now that a shard has refused; raise the refusal if they go nowhere else."""
+        sources = {envelope.source for envelope in envelopes}
+        if not is_refused_by_shard(refusal) or not await self.layouts.are_renewed(sources, used):
+            raise refusal
 
     async def _publish_durably(self, envelopes: Sequence[Envelope]) -> int:
         """Publish messages of which some have a durability: in runs with the same one, in their order."""
@@ -218,6 +255,15 @@ class RedisSending:
         return result
 
     async def publish_unique(self, envelope: Envelope) -> str:
+        while True:
+            used = self.layouts.known
+            try:
+                return await self._publish_unique(self.layouts.placed_one(envelope))
+            except BrokerError as error:
+                refusal = error
+            await self._look_elsewhere([envelope], used, refusal)
+
+    async def _publish_unique(self, envelope: Envelope) -> str:
         if envelope.durability is not None:
             publish = partial(_publish_unique, envelope)
             return await self._durably().publish(publish, (envelope.source,), (envelope.id,), envelope.durability)

@@ -12,7 +12,7 @@ to a call that it has carried out. Errors that may pass are tried again for as l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
@@ -33,7 +33,9 @@ from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, ma
 if TYPE_CHECKING:
     from actorwork.policy.entities import StateChange
     from actorwork.policy.runs.values import Expansion, Plan
+    from actorwork.policy.shards import Layout
     from actorwork.streams.outbox import Outbox
+    from actorwork.streams.shards import Layouts
 
 _BARE: Final = 3
 """The length of a token without held keys, a claim among them."""
@@ -64,9 +66,12 @@ class SettleCalls:
         self.emit = emit
         self.outbox: Outbox | None = None
         """On a cluster, forwards what is published to sources in other slots."""
+        self.layouts: Layouts | None = None
+        """Where the shards of sources are."""
 
     async def settle(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Any]:
         """Apply settlements of one stream: plain acks, and any others."""
+        others = self._placed(others)
         if self.outbox is not None:
             others = [await self._claimed(item) for item in others]
         total = len(plain) + len(others)
@@ -107,6 +112,17 @@ class SettleCalls:
         if self.outbox is not None:
             self._forward(self.outbox, in_flight, others)
         return answer
+
+    @property
+    def known_layouts(self) -> Mapping[str, Layout]:
+        return {} if self.layouts is None else self.layouts.known
+
+    def _placed(self, others: list[Item]) -> list[Item]:
+        """Address what is published to the shards of sources that are divided."""
+        layouts = self.layouts
+        if layouts is None or not layouts.known:
+            return others
+        return [(delivery, settlement, layouts.placed(published)) for delivery, settlement, published in others]
 
     async def _claimed(self, item: Item) -> Item:
         """On a cluster, claim the ids of the runs that a settlement starts."""
@@ -165,6 +181,8 @@ class SettleCalls:
         by_stream: dict[InFlightEntries, list[tuple[Delivery, Settlement]]] = {}
         for delivery, settlement in together.settled:
             by_stream.setdefault(delivery.token[2], []).append((delivery, settlement))
+        if self.layouts is not None:
+            published = self.layouts.placed(published)
         args: list[Any] = [in_flight.number, in_flight.group, in_flight.incarnation, len(published)]
         try:
             _add_published(args, published, in_flight.source, self.outbox)
@@ -333,7 +351,7 @@ def delivery_args(
         ttl = max(1, round(float(seconds) * 1000)) if isinstance(seconds, int | float) else ""
         address = delivery.headers.get(REPLY_TO)
         reply_to = address if isinstance(address, str) else ""
-        record = entries.encoded_outcome(in_flight.source, delivery.id, outcome, delivery.headers.get(FLOW))
+        record = entries.encoded_outcome(in_flight.name, delivery.id, outcome, delivery.headers.get(FLOW))
     attempt, life = ("", []) if outcome is None else take_life(delivery, tried)
     return entry, count, delivery.id, key, unique, record, ttl, claim, reply_to, attempt, len(life), *life
 

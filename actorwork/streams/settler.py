@@ -21,13 +21,14 @@ more, none is settled, and the others are released. On a cluster they may be in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from actorwork import events
 from actorwork.abc import EventSink, meter_of
+from actorwork.errors import BrokerError
 from actorwork.message import MARKS, REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
 from actorwork.policy.settlement import ACK, Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import keys
@@ -37,6 +38,9 @@ from actorwork.streams.notes import Notes
 from actorwork.streams.settle_calls import RefusedError, SettleCalls, is_of_run, pause_after
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
+
+if TYPE_CHECKING:
+    from actorwork.policy.shards import Layout
 
 _PLAIN_AT_ONCE: Final = 1000
 OTHERS_AT_ONCE: Final = 200
@@ -48,6 +52,7 @@ _UNTOLD: Final = b"untold"
 _STALE: Final = b"STALE "
 """How an error of the script begins that names the version of a state instead of the one its handler ran on."""
 _MAY_PASS: Final = b"NOPERM"
+_NO_STREAM: Final = b"WRONGTYPE"
 _MAY_NOT_PUBLISH: Final = b"NOPERM the source "
 """How errors of the script begin that are about a right of this user's (lua/rights.lua), or the right to publish
 (lua/targets.lua).
@@ -211,23 +216,51 @@ class Settler:
     async def _flush(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Item]:
         """Apply a batch; return those of it that were refused for a reason that may pass. They are queued again."""
         if others and type(others[0][1]) is Together:
-            await self._flush_together(in_flight, others[0][1], others[0][2])
-            return []
+            return await self._flush_together(in_flight, others[0][1], others[0][2])
+        used = self.calls.known_layouts
         answer = await self.calls.settle(in_flight, plain, others)
+        refused = await self._with_renewed(answer[2], dict(enumerate(others, len(plain))), used)
         _report(self._emit, in_flight, [item[0] for item in others], answer[3], len(plain))
-        return self._conclude(in_flight, plain, others, answer[1], answer[2])
+        return self._conclude(in_flight, plain, others, answer[1], refused)
+
+    async def _with_renewed(
+        self, refused: list[Any], items: Mapping[int, Item], used: Mapping[str, Layout]
+    ) -> list[Any]:
+        """Return what was refused, marked as what may pass where a source has other shards by now, or is moved."""
+        layouts = self.calls.layouts
+        if layouts is None or not any(problem.startswith(_NO_STREAM) for problem in refused[1::2]):
+            return refused
+        told = list(refused)
+        for place in range(0, len(refused), 2):
+            problem = refused[place + 1]
+            if problem.startswith(_NO_STREAM):
+                sources = {envelope.source for envelope in items[refused[place]][2]}
+                try:
+                    if await layouts.are_renewed(sources, used, waits=False):
+                        told[place + 1] = _MAY_PASS + b" " + problem
+                except BrokerError as error:
+                    told[place + 1] = b"%b (%b)" % (problem, str(error).encode())
+        return told
 
     async def _flush_together(
         self, in_flight: InFlightEntries, together: Together, published: Sequence[Envelope]
-    ) -> None:
+    ) -> list[Item]:
+        used = self.calls.known_layouts
         if (outbox := self.calls.outbox) is None:
             in_order, answer = await self.calls.settle_together(in_flight, together, published)
         else:
             from actorwork.streams.joint import settle_jointly  # noqa: PLC0415 - only on a cluster
 
             in_order, answer = await settle_jointly(self.calls, outbox, in_flight, together, published)
+        if answer[2]:
+            item: Item = (together.settled[0][0], together, published)
+            told = await self._with_renewed([0, answer[2][1]], {0: item}, used)
+            if told[1].startswith(_MAY_PASS) and not in_flight.is_over:
+                in_flight.others.insert(0, item)
+                return [item]
         _report(self._emit, in_flight, [delivery for delivery, _ in in_order], answer[3], 0)
         self._conclude_together(in_flight, in_order, set(answer[1]), answer[2])
+        return []
 
     def _conclude(
         self,
@@ -409,7 +442,7 @@ def _report(
     for which, note in zip(notes[::2], notes[1::2], strict=True):
         delivery = deliveries[int(which) - begin]
         if note == _LOST:
-            emit(events.MessageLost(in_flight.source, in_flight.group, delivery.id))
+            emit(events.MessageLost(in_flight.name, in_flight.group, delivery.id))
         elif note == _UNTOLD:
             doing = f"telling {in_flight.subscription.actor} of the failure of {delivery.id}"
             emit(events.BrokerTrouble(doing, f"nothing can be added to {in_flight.stream}", "its hook is not called"))

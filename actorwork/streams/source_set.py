@@ -119,6 +119,23 @@ class SourceSet:
         if new:
             self._choose_streams()
 
+    def drop(self, names: Collection[str]) -> None:
+        """Read some of the sources no longer: they are divided in another way by now."""
+        if not names:
+            return
+        self.names = tuple(name for name in self.names if name not in names)
+        for stream, in_flight in tuple(self.by_stream.items()):
+            if in_flight.source in names:
+                self._settler.give_up(in_flight)
+                del self.by_stream[stream]
+        for name in names:
+            del self._keys[name]
+        self._every_stream = {
+            level: tuple(stream for stream in streams if stream.encode() in self.by_stream)
+            for level, streams in self._every_stream.items()
+        }
+        self._choose_streams()
+
     def pause_sources(self, sources: Collection[str]) -> None:
         """Neither read nor maintain these sources, until this is called again with others."""
         paused = frozenset(sources)
@@ -130,7 +147,7 @@ class SourceSet:
     def _choose_streams(self) -> None:
         chosen: dict[Priority, tuple[str, ...]] = {}
         for level, streams in sorted(self._every_stream.items()):
-            read = tuple(name for name in streams if self.by_stream[name.encode()].source not in self._paused)
+            read = tuple(name for name in streams if self.by_stream[name.encode()].name not in self._paused)
             if read:
                 chosen[level] = read
         self.streams = chosen
@@ -195,7 +212,7 @@ class SourceSet:
 
     def backlog(self) -> int:
         """Return how many settlements wait for the server, of the stream of which most do."""
-        return max(in_flight.backlog for in_flight in self.by_stream.values())
+        return max((in_flight.backlog for in_flight in self.by_stream.values()), default=0)
 
     async def wait_settled(self) -> None:
         """Wait until the server may have caught up with the settlements."""
@@ -256,7 +273,7 @@ class SourceSet:
             # What this group had settled is delivered to it once more.
             await self._client.call("DEL", in_flight.keys.acked(in_flight.level, self.group), idempotent=True)
             if are_restored:
-                self.emit(events.GroupRestored(in_flight.source, self.group))
+                self.emit(events.GroupRestored(in_flight.name, self.group))
 
 
 def _no_reader() -> None:

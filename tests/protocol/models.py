@@ -42,10 +42,12 @@ from actorwork.streams.entities import RedisEntities
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.runs import RedisRuns
+from actorwork.streams.shards import Layouts
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import ConnectionError, ResponseError  # noqa: A004
+from actorwork.streams.values import RedisValues
 from actorwork.testing.redis_server import RedisServer
 from tests.patience import PATIENCE
 
@@ -267,6 +269,7 @@ class RedisHand(Hand):
                 lease=3600,
                 emit=self.events.append,
                 begin_settling=world.loop.nursery,
+                layouts=Layouts(RedisValues(world.loop.client), trio.sleep),
             )
         super().__init__(self.node.incarnation)
 
@@ -292,7 +295,7 @@ class RedisWorld:
 
     async def _start(self) -> RedisHand:
         hand = RedisHand(self)
-        for sources in hand.node._all_source_sets():
+        for sources in hand.node._intake.source_sets:
             await sources.make_groups(are_restored=False)
         return hand
 
@@ -304,7 +307,7 @@ class RedisWorld:
         return self.loop.do(self._fetch, hand, room, tends, reads, loses)
 
     async def _fetch(self, hand: RedisHand, room: int, tends: bool, reads: bool, loses: bool) -> list[Delivery]:
-        (reclaimer,), (reader,) = hand.node._reclaimers, hand.node._readers
+        ((reclaimer, reader),) = [(part.reclaimer, part.reader) for part in hand.node._intake.parts]
         hand.sink.space = room
         hand.client.loses = loses
         # A machine that stands still for a second loses no reply, unless the model says so.
@@ -332,7 +335,7 @@ class RedisWorld:
         return self.loop.do(self._recover, hand)
 
     async def _recover(self, hand: RedisHand) -> list[Delivery]:
-        (reclaimer,) = hand.node._reclaimers
+        (reclaimer,) = [part.reclaimer for part in hand.node._intake.parts]
         hand.sink.space = 1000
         with patch.object(reclaiming, "_PATIENCE", PATIENCE):
             await reclaimer.recover()

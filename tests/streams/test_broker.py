@@ -629,7 +629,7 @@ async def test_readers_that_get_no_connection_read_over_the_shared_one_and_say_s
                 assert trouble.doing.startswith("opening a connection to read s")
                 assert "max number of clients reached" in trouble.error
                 await scene.call("CONFIG", "SET", "maxclients", 100)
-                await wait_until(lambda: all(one._exclusive for one in node._readers))  # pyright: ignore[reportPrivateUsage]
+                await wait_until(lambda: all(one.reader._exclusive for one in node._intake.parts))  # pyright: ignore[reportPrivateUsage]
                 await scene.send("s0", b"4")
                 ack_all(node, subscriptions[0], await inbox(subscriptions[0]).take(1))
                 await node.wait_settled()
@@ -949,7 +949,7 @@ async def test_an_answer_that_no_read_has_is_a_broken_connection_and_not_the_end
     orders = subscription()
     async with open_scene(redis_url) as scene, scene.node(orders) as node:
         with pytest.raises(BrokenConnection, match="this connection cannot be trusted"):
-            node._readers[0]._deliver(b"OK")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+            node._intake.parts[0].reader._deliver(b"OK")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         await scene.send("orders", b"a")
         assert (await inbox(orders).take_one()).payload == b"a"
 

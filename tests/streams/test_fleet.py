@@ -50,16 +50,17 @@ class Peer:
             lease=3600,
             emit=scene.events.append,
             begin_settling=nursery,
+            layouts=scene.broker.layouts,
         )
 
     @property
     def reclaimer(self) -> Reclaimer:
-        (reclaimer,) = self.node._reclaimers  # pyright: ignore[reportPrivateUsage]
+        (reclaimer,) = [part.reclaimer for part in self.node._intake.parts]  # pyright: ignore[reportPrivateUsage]
         return reclaimer
 
     async def begin(self, scene: Scene) -> None:
         await scene.call("SET", keys.lease(self.node.incarnation), "here")
-        for source_set in self.node._all_source_sets():  # pyright: ignore[reportPrivateUsage]
+        for source_set in self.node._intake.source_sets:  # pyright: ignore[reportPrivateUsage]
             await source_set.make_groups(are_restored=False)
             for source in source_set.names:
                 await scene.call("XGROUP", "CREATECONSUMER", source, source_set.group, self.node.incarnation)
@@ -168,7 +169,7 @@ async def test_a_look_finds_a_priority_that_no_notice_told_of(redis_url: str):
         await scene.send("orders", b"a", priority=Priority.HIGH)
         await freshen(scene)
         await other.look()
-        (source_set,) = other.node._all_source_sets()  # pyright: ignore[reportPrivateUsage]
+        (source_set,) = other.node._intake.source_sets  # pyright: ignore[reportPrivateUsage]
         assert Priority.HIGH in source_set.streams
 
 
@@ -177,7 +178,7 @@ async def test_a_look_finds_a_reply_that_was_lost(redis_url: str):
         await let_know_each_other(scene, [one, other])
         await scene.send("orders", b"a")
         await scene.call("XREADGROUP", "GROUP", "group-a", other.node.incarnation, "STREAMS", "orders", ">")
-        (source_set,) = other.node._all_source_sets()  # pyright: ignore[reportPrivateUsage]
+        (source_set,) = other.node._intake.source_sets  # pyright: ignore[reportPrivateUsage]
         for _ in range(3):
             await freshen(scene)
             await other.look()

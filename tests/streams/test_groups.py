@@ -23,7 +23,7 @@ async def sweep(scene: Scene, node: RedisNode) -> None:
     """Look after the entries of all groups now; otherwise one node does so every five seconds."""
     for key in await scene.call("KEYS", "*swept:*"):
         await scene.call("DEL", key)
-    for reclaimer in node._reclaimers:  # pyright: ignore[reportPrivateUsage]
+    for reclaimer in [part.reclaimer for part in node._intake.parts]:  # pyright: ignore[reportPrivateUsage]
         await reclaimer.maintain()
 
 
@@ -135,7 +135,7 @@ async def test_the_sweep_comes_by_itself(redis_url: str):
         await scene.call("SET", "actorwork:{orders}:swept:group-a", "0 -")  # Five seconds are over.
         with trio.fail_after(PATIENCE):
             while await scene.length("orders"):
-                await node._reclaimers[0].maintain()  # pyright: ignore[reportPrivateUsage]
+                await node._intake.parts[0].reclaimer.maintain()  # pyright: ignore[reportPrivateUsage]
 
 
 # ------------------------------------------------------------------------------------------------------ changed by hand

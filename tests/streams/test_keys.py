@@ -146,7 +146,7 @@ async def test_healing_goes_through_all_keys_a_few_at_a_time(redis_url: str):
             )
         await scene.call("XTRIM", "orders", "MAXLEN", "0")
         async with scene.node(orders) as node:
-            for reclaimer in node._reclaimers:  # pyright: ignore[reportPrivateUsage]
+            for reclaimer in [part.reclaimer for part in node._intake.parts]:  # pyright: ignore[reportPrivateUsage]
                 for _ in range(40):
                     reclaimer._heal_at = 0  # pyright: ignore[reportPrivateUsage]
                     await scene.call(

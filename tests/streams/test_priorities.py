@@ -163,7 +163,7 @@ async def test_urgent_messages_whose_reply_was_lost_are_found_without_room_for_o
             ("XREADGROUP", "GROUP", orders.group, node.incarnation, "STREAMS", stream, ">"),
             ("EXEC",),
         ])  # fmt: skip
-        for reclaimer in node._reclaimers:  # pyright: ignore[reportPrivateUsage]
+        for reclaimer in [part.reclaimer for part in node._intake.parts]:  # pyright: ignore[reportPrivateUsage]
             for _ in range(3):
                 await reclaimer.maintain()
         await wait_until(lambda: any(delivery.id == "lost" for delivery in inbox(orders).waiting))

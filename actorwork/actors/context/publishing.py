@@ -32,7 +32,7 @@ def source_of(target: object) -> str:
     if isinstance(target, str):
         if not SOURCE.fullmatch(target):
             raise SettingsError(f"a source is {SOURCE_IN_WORDS}, got {target!r}")
-        return target
+        return str(target)
     settings = getattr(target, "settings", None)
     if isinstance(settings, Settings):
         return settings.default_source

@@ -144,6 +144,7 @@ class Consumer:
             max_crashes=settings.max_crashes,
             dead_letters=settings.dead_letters,
             decode=settings.decoders,
+            shards=settings.shards,
             is_told_failures=has_hook(owner.child.actor, "failed"),
         )
 

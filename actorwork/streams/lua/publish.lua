@@ -65,6 +65,15 @@ local function set_mark(mark, offset, touched)
   return true
 end
 
+-- Why nothing can be delayed here, or nil. A source that is divided has a string there (drain.lua): nothing may be marked as kept.
+local function problem_of_delay(prefix)
+  local lacking = lacks('delay of ' .. prefix, needs_of_delay, prefix)
+  if not lacking and redis.pcall('TYPE', prefix .. 'delayed').ok == 'string' then
+    return 'WRONGTYPE nothing can be delayed at ' .. source_of(prefix) .. ': it is divided'
+  end
+  return lacking
+end
+
 -- Asked before a mark is set: it must be possible to remove it again.
 local function needs_of_mark(prefix)
   return {
@@ -93,7 +102,7 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
   local message_id = ARGV[first + 1]
   local lacking = lacks('mark of ' .. prefix, needs_of_mark, prefix)
     or lacks('order of ' .. prefix, needs_of_order, prefix)
-    or wanted.due and lacks('delay of ' .. prefix, needs_of_delay, prefix)
+    or wanted.due and problem_of_delay(prefix)
   if lacking then
     return false, lacking
   end
@@ -153,7 +162,7 @@ local function keep(prefix, mark, offset, terms, first, last, touched)
     return keep_on_terms(prefix, mark, offset, terms, first, last, touched)
   end
   local lacking = lacks('mark of ' .. prefix, needs_of_mark, prefix)
-    or terms ~= '' and lacks('delay of ' .. prefix, needs_of_delay, prefix)
+    or terms ~= '' and problem_of_delay(prefix)
   if lacking then
     return false, lacking
   end

@@ -16,6 +16,9 @@ local last_mark = 2 + ARGV[2]
 if not (may('ZADD', KEYS[3], 0, '') and may('HSET', KEYS[4], '', '') and may('TIME')) then
   return redis.error_reply('NOPERM this user may not delay messages (ZADD, HSET, TIME) at ' .. stream)
 end
+if redis.pcall('TYPE', KEYS[3]).ok == 'string' then
+  return redis.error_reply('WRONGTYPE nothing can be delayed at ' .. stream .. ': it is divided (drain.lua)')
+end
 local seen = mark_all(mark, 3, last_mark)
 local now, rest = now_ms()
 local dues, messages = {}, {}
