@@ -1212,6 +1212,16 @@ class Instruments(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsTraces(Protocol):
+    """Instruments that know in which sampled trace a delivery was handled, for the exemplars of metrics."""
+
+    @property
+    def sampled(self) -> Mapping[int, tuple[Delivery, str]]:
+        """The latest deliveries that were handled in a sampled trace, with its id; by identity of the delivery."""
+        ...
+
+
 class Telemetry(Protocol):
     """How a system is observed: an option of it, pickled on its way to the processes of a tree."""
 

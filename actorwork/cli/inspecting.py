@@ -14,6 +14,7 @@ import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
 from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
+from actorwork.cli.selecting import named_source
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
@@ -175,12 +176,15 @@ def actor(title: str, *, broker: str | None, timeout: float, json_output: bool) 
 
 
 @inspect.command(short_help="Show one source.")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", callback=named_source)
 @broker_option
 @timeout_option
 @as_json
 def source(name: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Show what is in a source, which actors read it, and why nothing happens."""
+    """Show what is in a source, which actors read it, and why nothing happens.
+
+    `actor:TITLE` is the actor's own source.
+    """
     from actorwork.inspection import as_json as in_json
 
     found = looked(broker, timeout, lambda look: look.source(name))
@@ -198,6 +202,7 @@ def source(name: str, *, broker: str | None, timeout: float, json_output: bool) 
 @click.option(
     "--source",
     metavar="NAME",
+    callback=named_source,
     help="The source in which to look for a message that is not tracked.",
     allow_from_autoenv=False,
 )

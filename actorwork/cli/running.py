@@ -38,6 +38,20 @@ def _joined(_context: click.Context, _option: click.Parameter, levels: Sequence[
     return ",".join(levels)
 
 
+def _listening(_context: click.Context, _option: click.Parameter, address: str | None) -> str | None:
+    """Refuse an address that does not name host and port, before anything of the program is imported."""
+    if address is not None:
+        from actorwork.errors import SettingsError
+        from actorwork.telemetry.monitor import listening_at
+
+        try:
+            listening_at(address)
+        except SettingsError as error:
+            hint = f"; for this machine alone: 127.0.0.1:{address}" if address.isdecimal() else ""
+            raise click.BadParameter(f"{error}{hint}") from error
+    return address
+
+
 def config_option(function: Any) -> Any:
     """Give a command the option `--config`."""
     return click.option(
@@ -77,6 +91,7 @@ def config_option(function: Any) -> Any:
 @click.option(
     "--monitor",
     metavar="HOST:PORT",
+    callback=_listening,
     envvar="ACTORWORK_MONITOR",
     show_envvar=True,
     help="Serve this node's health by HTTP, at this address alone: 127.0.0.1:9464.",

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
 
+from actorwork.abc import KnowsTraces
 from actorwork.errors import SettingsError
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, Instruments, PublishMiddleware, Telemetry
     from actorwork.events import Event
+    from actorwork.message import Delivery
 
 _OWN_BUDGET: Final = 0.8
 """The part of the time for the end that is given to the telemetry; the rest is for one that ignores it."""
+
+_NONE: Final[Mapping[int, tuple[Delivery, str]]] = MappingProxyType({})
 
 log = logging.getLogger("actorwork.telemetry")
 
@@ -52,6 +57,11 @@ class SystemInstruments(Shown):
     @property
     def publish_middleware(self) -> tuple[PublishMiddleware, ...]:
         return tuple(layer for one in self.opened for layer in one.publish_middleware)
+
+    @property
+    def sampled(self) -> Mapping[int, tuple[Delivery, str]]:
+        """See `abc.KnowsTraces`."""
+        return next((one.sampled for one in self.opened if isinstance(one, KnowsTraces)), _NONE)
 
     def observing(self, emit: EventSink) -> EventSink:
         """Return a sink that lets the instruments see the events, too."""

@@ -314,6 +314,8 @@ async def open_announced(
         from actorwork.runtime.metering import Metering  # noqa: PLC0415 - see above
 
         metering = Metering(emit)
+        if instruments is not None:
+            metering.registry.exemplars.sampled = instruments.sampled
         emit = metering.sink
     engine = Engine(root, options, emit, open_system, metering, instruments)
     if given.get("resources"):

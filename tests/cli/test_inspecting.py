@@ -104,6 +104,15 @@ def test_the_own_source_of_an_actor_is_named_as_commands_take_it(shell: Shell):
     assert {source["name"] for source in shell.json("inspect")["sources"]} == {"orders", own}
 
 
+def test_what_was_sent_to_a_misspelt_actor_is_found_with_the_reason_why_it_waits(shell: Shell):
+    assert shell("send", "actor:tlil", "{}", "--id", "m-7", "--force").stdout
+    source = shell("inspect", "source", "actor:tlil").stdout
+    assert "no node reads it: 1 message" in source
+    assert "read by no actor" in source
+    assert "no node reads it" in shell("inspect", "message", "m-7", "--source", "actor:tlil").stdout
+    assert "no actor 'tlil' runs at this broker, or has run" in shell("inspect", "actor", "tlil", code=1).stderr
+
+
 def test_an_entity_is_shown_with_its_hot_and_its_stalled_keys(shell: Shell):
     async def entity(broker: Broker) -> None:
         now, _ = await broker.reports.nodes()

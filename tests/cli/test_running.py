@@ -194,6 +194,13 @@ def test_an_error_in_the_users_module_is_shown_with_its_traceback_and_without_ou
     assert f"Error: {last}" in stderr.splitlines()[-1]
 
 
+def test_a_monitor_without_a_host_is_wrong_usage(shell: Shell):
+    told = " ".join(shell("run", "shop:Till", "--monitor", "9464", code=2).stderr.replace("\u2502", " ").split())
+    assert "Invalid value for '--monitor'" in told
+    assert "monitor wants HOST:PORT" in told
+    assert "for this machine alone: 127.0.0.1:9464" in told
+
+
 @pytest.mark.parametrize(
     "option",
     [["--lease", "10"], ["--lease", "10ms"], ["--grace", "soon"], ["--log-level", "LOUD"], ["--log-level", "a=LOUD"]],

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import trio.testing
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.trace import format_trace_id
 from prometheus_client.openmetrics import parser as open_parser
 
 from actorwork import events
@@ -12,6 +15,9 @@ from actorwork.policy.settlement import ACK, Fail, Settlement
 from actorwork.telemetry.metrics import Registry
 from actorwork.telemetry.metrics.counting import MetricsSink
 from actorwork.telemetry.metrics.rendering import rendered
+from actorwork.telemetry.otel import handling
+from actorwork.testing import open_test_system
+from tests.telemetry import traced
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 OTHER = "0af7651916cd43dd8448eb211c80319c"
@@ -78,3 +84,38 @@ def test_those_of_processes_below_are_shown_by_the_root_the_latest_first():
     assert exemplars_in(root) == {("ack", "0.025"): (TRACE, 0.021), ("ack", "2.5"): (TRACE, 2.0)}
     root.retire("outer", 1)
     assert exemplars_in(root) == {("ack", "0.025"): (OTHER, 0.02)}
+
+
+async def test_a_trace_that_begins_with_a_message_is_an_exemplar_too(mock_clock: trio.testing.MockClock):
+    traces = traced.Kept()
+    async with open_test_system([traced.First, traced.Second], metrics=True, telemetry=traces.telemetry()) as system:
+        await system.client.ref(traced.First).tell("lamp")
+        await system.drain()
+        registry = system.system.metrics
+        assert registry is not None
+        found = exemplars_in(registry)
+    first = traces.one("process actor:first")
+    assert first.parent is None
+    assert first.context is not None
+    assert {trace for trace, _ in found.values()} == {format_trace_id(first.context.trace_id)}
+
+
+async def test_of_what_its_sampler_drops_there_is_none(mock_clock: trio.testing.MockClock):
+    traces = traced.Kept(ParentBased(ALWAYS_OFF))
+    async with open_test_system([traced.First, traced.Second], metrics=True, telemetry=traces.telemetry()) as system:
+        await system.client.ref(traced.First).tell("lamp")
+        await system.drain()
+        registry = system.system.metrics
+        assert registry is not None
+        assert exemplars_in(registry) == {}
+
+
+def test_few_traces_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(handling, "_REMEMBERED", 2)
+    traces = traced.Kept()
+    opened = traces.telemetry().open("")
+    spans = opened.of_actor(traced.First.settings)
+    assert spans is not None
+    for number in range(3):
+        spans._note_sampled([Delivery(str(number), "s", b"1", None)], "trace")
+    assert [delivery.id for delivery, _ in opened.sampled.values()] == ["1", "2"]

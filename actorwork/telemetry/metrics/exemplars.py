@@ -1,7 +1,8 @@
 """Exemplars: for each bucket of a histogram, a sampled trace whose value fell into it last.
 
-The trace is read from the header that a message carries, so nothing of OpenTelemetry is needed here, and a message that
-came without a context has none. Only OpenMetrics has a place for them.
+The trace is that of the span in which the message was handled, where one is made and known (`sampled`); otherwise it is
+read from the header that the message carries, for which nothing of OpenTelemetry is needed. Only OpenMetrics has a
+place for them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Exemplars:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._found: dict[tuple[str, Labels], dict[int, Exemplar]] = {}
+        self.sampled: Mapping[int, tuple[Delivery, str]] = {}
+        """The latest deliveries that were handled in a sampled span, with the ids of their traces; by identity."""
 
     def __repr__(self) -> str:
         return f"<exemplars of {len(self._found)} series>"
@@ -51,16 +54,24 @@ class Exemplars:
         """Keep the last of these deliveries that is in a sampled trace; `values` are theirs."""
         # From the end, and no further than one: of messages without headers this is a loop that does nothing else.
         for place in range(len(deliveries) - 1, -1, -1):
-            headers = deliveries[place].headers
-            if not headers:
-                continue
-            made = headers.get(TRACEPARENT)
-            known = _FORMAT.fullmatch(made) if isinstance(made, str) else None
-            if known is not None:
+            trace = self._trace_of(deliveries[place])
+            if trace is not None:
                 value = values[place]
                 bucket = bisect_left(bounds, value)
-                self._found.setdefault((name, labels), {})[bucket] = Exemplar(known[1], value, self._clock())
+                self._found.setdefault((name, labels), {})[bucket] = Exemplar(trace, value, self._clock())
                 return
+
+    def _trace_of(self, delivery: Delivery) -> str | None:
+        if self.sampled:
+            known, trace = self.sampled.get(id(delivery), (None, ""))
+            if known is delivery:
+                return trace
+        headers = delivery.headers
+        if not headers:
+            return None
+        made = headers.get(TRACEPARENT)
+        found = _FORMAT.fullmatch(made) if isinstance(made, str) else None
+        return None if found is None else found[1]
 
     def of(self, name: str, labels: Labels) -> Mapping[int, Exemplar]:
         return dict(self._found.get((name, labels), ()))

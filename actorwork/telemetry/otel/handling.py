@@ -27,6 +27,7 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
+    format_trace_id,
     get_current_span,
     set_span_in_context,
 )
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 _BATCH_LINKS: Final = 128
 """How many messages of a batch are linked: the SDK keeps as many by default, and drops the first of more."""
+_REMEMBERED: Final = 1000
+"""Of how many deliveries that are sampled the trace is known when they are counted."""
 
 
 log = logging.getLogger("actorwork.telemetry")
@@ -84,6 +87,8 @@ class ActorSpans:
         self._links_attempts = links_attempts
         self._of_source: dict[str, tuple[str, dict[str, AttributeValue]]] = {}
         """The name and the attributes of the spans of each source."""
+        self.sampled: dict[int, tuple[Delivery, str]] = {}
+        """The latest deliveries whose spans are sampled, and their traces, for exemplars; by identity."""
         self._failed: dict[int, tuple[Delivery, SpanContext]] = {}
         """The spans of deliveries whose handlers have raised, until that is settled; by identity."""
 
@@ -228,6 +233,8 @@ class ActorSpans:
         except Exception:  # a sampler or a processor of the application's may raise anything: the message goes on
             log.exception("no span was made for a message of %r", self._settings.title)
             return await proceed()
+        if (made := span.get_span_context()).trace_flags.sampled:
+            self._note_sampled(deliveries, format_trace_id(made.trace_id))
         inside = set_span_in_context(span, parent)
         # A coroutine that only awaits, and no generator: both of these run in the context of the one task.
         token = current.attach(inside)
@@ -242,6 +249,13 @@ class ActorSpans:
         finally:
             current.detach(token)
             self._end(span)
+
+    def _note_sampled(self, deliveries: Sequence[Delivery], trace: str) -> None:
+        sampled = self.sampled
+        for delivery in deliveries:
+            sampled[id(delivery)] = delivery, trace
+        while len(sampled) > _REMEMBERED:
+            del sampled[next(iter(sampled))]
 
     def _end(self, span: Span) -> None:
         try:

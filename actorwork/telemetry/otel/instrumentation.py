@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from actorwork.abc import EventSink, PublishMiddleware
+    from actorwork.message import Delivery
     from actorwork.settings import Settings
 
 
@@ -83,6 +84,8 @@ class OpenedTelemetry:
         self._sending = MessageSpans(self._shared, spans=options.create_spans, provider=own.traces)
         self._tracer = tracer_of(own.traces)
         self._logger = get_logger(SCOPE, own_version(), own.logs, SCHEMA_URL)
+        self.sampled: dict[int, tuple[Delivery, str]] = {}
+        """See `abc.KnowsTraces`."""
 
     def __repr__(self) -> str:
         return f"<opened {self._options!r}>"
@@ -95,7 +98,7 @@ class OpenedTelemetry:
         provider = self._own.traces
         self._sending.titles[settings.default_source] = conventions.destination_of(settings.default_source, settings)
         is_child = self._options.trace_parent == "parent"
-        return ActorSpans(
+        spans = ActorSpans(
             settings,
             self._shared,
             self._tracer,
@@ -105,6 +108,8 @@ class OpenedTelemetry:
             is_child=is_child,
             links_attempts=self._options.link_attempts,
         )
+        spans.sampled = self.sampled
+        return spans
 
     @property
     def observe(self) -> EventSink | None:
