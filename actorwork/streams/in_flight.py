@@ -236,9 +236,14 @@ class InFlightEntries:
         return plain, others
 
     def release(self, delivery: Delivery) -> None:
-        """Remove a delivery that was settled or released."""
-        entry = delivery.token[0]
-        if self.deliveries.get(entry) is delivery:
+        """Remove a delivery that was settled or released.
+
+        The server knows a delivery by its entry and its count. After a release, which takes the count back, the same
+        entry may come here again under the same count: then either of the two stands for what is in flight.
+        """
+        entry, count = delivery.token[:2]
+        held = self.deliveries.get(entry)
+        if held is not None and held.token[1] == count:
             del self.deliveries[entry]
             if self.lives:
                 self.lives.pop(entry, None)

@@ -26,7 +26,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from actorwork.embedded.entities import EmbeddedEntities
 from actorwork.embedded.entity_table import EntityTable
 from actorwork.errors import StateConflict
-from actorwork.message import Delivery, Envelope
+from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.entities import FoundState, StateChange
 from actorwork.policy.settlement import Ack
 from actorwork.streams import scripts
@@ -200,6 +200,30 @@ def test_the_embedded_broker_commits_states_as_the_model_does(examples: int) -> 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_redis_commits_states_as_the_model_does(redis_server: RedisServer, loop: Loop, examples: int) -> None:
     check_machine(machine_of(lambda: RedisWorld(redis_server, loop)), examples=examples)
+
+
+def test_a_node_that_releases_a_delivery_twice_still_knows_what_it_has_in_flight(
+    redis_server: RedisServer, loop: Loop
+) -> None:
+    """The older of two objects stands for the same delivery: the entry came again under the same count."""
+    model = machine_of(lambda: RedisWorld(redis_server, loop))()
+    normal = Priority.NORMAL
+
+    def fetch(*, reads: bool) -> None:
+        model.fetch(0, 1, tends=True, reads=reads, loses=False)
+        model.everything_is_where_it_should_be()
+
+    model.begin()
+    try:
+        model.send(count=1, minutes=0, is_numbered=True, key=None, priority=normal)
+        fetch(reads=True)
+        model.send(count=1, minutes=0, is_numbered=True, key=None, priority=normal)
+        model.release_deliveries(0, [0], forgets=False)
+        fetch(reads=False)
+        model.release_deliveries(0, [0], forgets=False)
+        fetch(reads=True)  # What was released comes before what is new, and takes all the room.
+    finally:
+        model.teardown()
 
 
 # ------------------------------------------------------------------------------------- a model that can fail, and does
