@@ -181,6 +181,12 @@ class Subscription(Shown):
     `FAILED` and without those that ask for an outcome. It holds no key, and does not expire. If that one becomes a dead
     letter too, none follows.
     """
+    states_known: Callable[[Sequence[Delivery], Sequence[str]], None] | None = None
+    """Set by an entity, whose settlements may bring the next deliveries (run-ahead).
+
+    Called right before such deliveries are offered, with the stamp of the committed state of each key: "" if there is
+    none, "?" if it is not known.
+    """
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -760,8 +766,10 @@ class EntityStore(Protocol):
     ) -> int:
         """Replace a state, if it has this version (0: if there is none; None: whatever it has); return the new version.
 
-        Where `history` is None, the change is listed if others of the key are, and the list is shortened by the next
-        change that says how many are kept.
+        The state is kept for `ttl` seconds after this change; for ever, if that is infinite; None keeps it for as long
+        as its last change did (for ever, if there is none). Where `history` is None, the change is listed with the
+        others of the key, of which the oldest goes if there are 20 or more. The list is shortened by the next change
+        that says how many are kept.
 
         Raises `StateConflict`, and changes nothing, for another version, and, without `force`, while a node has a
         delivery of the key in flight: the settlement of that one is refused then, if it changes the state, and it runs

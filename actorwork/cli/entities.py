@@ -7,6 +7,7 @@ put, forget            what is changed: never while a node has a message of the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,8 +142,12 @@ def history(actor: str, key: str, *, limit: int, broker: str | None, timeout: fl
     help="Only if the state has this version; 0 means that there is none.",
 )
 @click.option(
-    "--ttl", type=Duration(least=0.001), metavar="TIME", help="Keep the state this long; without it, forever."
+    "--ttl",
+    type=Duration(least=0.001),
+    metavar="TIME",
+    help="Keep the state this long; without it, as long as it was to be kept before.",
 )
+@click.option("--forever", is_flag=True, help="Keep the state forever.", allow_from_autoenv=False)
 @click.option("--force", is_flag=True, help=FORCE, allow_from_autoenv=False)
 @click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option
@@ -155,6 +160,7 @@ def put(
     *,
     wanted: int | None,
     ttl: float | None,
+    forever: bool,
     force: bool,
     reason: str,
     broker: str | None,
@@ -170,6 +176,8 @@ def put(
     from actorwork.clients.identity import whoami
     from actorwork.codec import dumps
 
+    if forever and ttl is not None:
+        raise click.UsageError("--ttl and --forever contradict each other: give one of them")
     try:
         data = dumps(json.loads(state))
     except ValueError as error:
@@ -186,7 +194,7 @@ def put(
                     data,
                     version=wanted,
                     schema=0 if before is None else before.schema,
-                    ttl=ttl,
+                    ttl=math.inf if forever else ttl,
                     history=None,
                     by=whoami(),
                     force=force,

@@ -8,6 +8,7 @@ await ann.put(Balance(7), version=state.version)
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
@@ -139,8 +140,8 @@ class EntityRef(StreamRef[A_co]):
         With `version`, only if that is the current one (0: there is none); raises `StateConflict` otherwise. It also
         does while a node has a message of this key in hand; with `force` that message is handled again, on the new
         state, if it would change it. Recorded in the audit. If the actor is named by its title, `value` is JSON of the
-        schema that the state has, and the state is kept without a `ttl`. Cancelled, or the reply was lost
-        (`BrokerError`): it may have taken effect.
+        schema that the state has, and the state is kept for as long as it was to be before. Cancelled, or the reply was
+        lost (`BrokerError`): it may have taken effect.
         """
         broker, group, key = await self._place()
         if self._schema is None:
@@ -148,7 +149,7 @@ class EntityRef(StreamRef[A_co]):
             schema, ttl, history = 0 if before is None else before.schema, None, None
         else:
             data, schema = self._schema.write(value), self._schema.version
-            ttl, history = self._entities.ttl, self._entities.history
+            ttl, history = self._entities.ttl or math.inf, self._entities.history
         async with audited(broker.audit, "put-state", f"{self.title}/{key}", reason=reason) as action:
             new = await broker.entities.put(
                 self.source,

@@ -102,7 +102,8 @@ class EmbeddedEntities:
     ) -> int:
         def put(store: Store, number: int, found: int) -> int:
             stamp = os.urandom(8).hex()
-            change = StateChange(version=found, data=data, stamp=stamp, schema=schema, ttl=ttl, history=history)
+            lasts = store.entities.ttl(number, group, key) if ttl is None else None if math.isinf(ttl) else ttl
+            change = StateChange(version=found, data=data, stamp=stamp, schema=schema, ttl=lasts, history=history)
             store.entities.change(number, group, key, change, by=by, node="")
             return found + 1
 

@@ -11,7 +11,7 @@ from actorwork.embedded.settling import Settlements
 from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Stale, Transaction
 from actorwork.message import Delivery
-from actorwork.policy.entities import FoundState, StateChange, StoredState, with_mark
+from actorwork.policy.entities import LISTED, FoundState, StateChange, StoredState, with_mark
 
 FIELDS: Final = "version, data, at, author, node, schema, stamp"
 """The columns of a state."""
@@ -59,6 +59,14 @@ class EntityTable:
         ).fetchone()
         return 0 if row is None else row[0]
 
+    def ttl(self, source: int, group: str, key: str) -> float | None:
+        """Return how many seconds after its last change a state is kept; None for ever, and for none."""
+        row = self._execute(
+            f"select expires - at from entities where source = ? and grp = ? and key = ? and {ALIVE}",
+            (source, group, key, self._transaction.now),
+        ).fetchone()
+        return None if row is None else row[0]
+
     def settle(self, delivery: Delivery, group: str, change: StateChange) -> bool:
         """Change the state of the key of a delivery, if this is still ours; return whether it was.
 
@@ -94,13 +102,11 @@ class EntityTable:
         if change.version == 0:
             # What is left of a state that has expired, and whose versions began anew.
             self._execute("delete from pasts where source = ? and grp = ? and key = ?", place)
-        if change.history is None:
-            self._execute(
-                f"insert or replace into pasts (source, grp, key, {FIELDS}) select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
-                " where exists (select 1 from pasts where source = ? and grp = ? and key = ?)",
-                (*place, *state, *place),
-            )
-        elif change.history:
+        kept = change.history
+        if kept is None:
+            listed = "select count(*) from pasts where source = ? and grp = ? and key = ?"
+            kept = max(LISTED, self._execute(listed, place).fetchone()[0])
+        if kept:
             self._execute(
                 f"insert or replace into pasts (source, grp, key, {FIELDS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*place, *state),
@@ -108,7 +114,7 @@ class EntityTable:
             self._execute(
                 "delete from pasts where source = ? and grp = ? and key = ? and version not in (select version from"
                 " pasts where source = ? and grp = ? and key = ? order by version desc limit ?)",
-                (*place, *place, change.history),
+                (*place, *place, kept),
             )
 
     def _marks(self, place: tuple[int, str, str]) -> bytes:

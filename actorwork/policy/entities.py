@@ -22,6 +22,8 @@ from actorwork.shown import Value
 MARKS: Final = 64
 """How many messages a state knows that have changed it last."""
 MARK_BYTES: Final = 8
+LISTED: Final = 20
+"""How many changes are listed at least, where it is not said how many are kept."""
 
 
 def mark_of(message_id: str) -> bytes:
@@ -49,9 +51,9 @@ class StateChange(Value):
     `version` is the one that the handler ran on (0: there was no state). `data` is the new state's JSON; None deletes
     the state and its history. `stamp` is a text that no other commit has, so that a node can tell its own commit from
     another one of the same version. The state is kept for `ttl` seconds after this change, None for ever, and the last
-    `history` changes of the key stay listed; None lists this change if others are listed. `mark` is that of the message
-    if the change ends it, else empty: the last 64 are kept with the state, so that a message which comes once more is
-    known.
+    `history` changes of the key stay listed; None lists this change, too, however many are listed. `mark` is that of
+    the message if the change ends it, else empty: the last 64 are kept with the state, so that a message which comes
+    once more is known.
     """
 
     version: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from operator import gt, lt
@@ -128,7 +129,9 @@ class RedisEntities:
         by: str = "",
         force: bool = False,
     ) -> int:
-        milliseconds = "" if ttl is None else max(1, round(ttl * 1000))
+        milliseconds: int | str = "="
+        if ttl is not None:
+            milliseconds = "" if math.isinf(ttl) else max(1, round(ttl * 1000))
         kept = "" if history is None else history
         change = ("", os.urandom(8).hex(), schema, milliseconds, kept, "", data)
         return await self._change(source, group, key, "put", version, (by, *change, int(force)))

@@ -115,6 +115,11 @@ class RedisNode(Node):
             emit=self._emit,
             counters=self._counters,
         )
+        if subscription.states_known is not None and len(sources) == 1:
+            from actorwork.streams.run_ahead import RunAhead  # noqa: PLC0415 - most nodes have no entities
+
+            ahead = self._settler.ahead[subscription, sources[0]] = RunAhead(source_set, shares)
+            ahead.is_allowed = self._is_intake_begun
         survey: Survey | None = None
         if (outbox := self._settler.calls.outbox) is not None:
             from actorwork.streams.survey import Survey  # noqa: PLC0415 - only on a cluster
@@ -171,6 +176,7 @@ class RedisNode(Node):
     async def run_intake(self) -> None:
         """Maintain all sources once, then read and maintain them until `stop_intake`."""
         self._is_intake_begun = True
+        self._allow_reading(is_allowed=True)
         try:
             with self._intake_scope:
                 async with trio.open_nursery() as nursery:
@@ -182,8 +188,15 @@ class RedisNode(Node):
 
     async def stop_intake(self) -> None:
         self._intake_scope.cancel()
+        self._allow_reading(is_allowed=False)
         if self._is_intake_begun:
             await self._intake_ended.wait()
+        for ahead in self._settler.ahead.values():
+            await ahead.wait_none_asked()
+
+    def _allow_reading(self, *, is_allowed: bool) -> None:
+        for ahead in self._settler.ahead.values():
+            ahead.is_allowed = is_allowed
 
     async def end(self) -> None:
         """Stop reading, apply queued settlements, and release the lease. Shielded, for three seconds at most."""

@@ -41,7 +41,7 @@ _BARE: Final = 3
 """The length of a token without held keys, a claim among them."""
 _GIVE_UP_AFTER: Final = 5
 _ANSWERED: Final = 4
-"""How many values the scripts return."""
+"""How many values the scripts return, at least."""
 _PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _BEFORE: Final = failpoint("settle.before")
 _AFTER: Final = failpoint("settle.after")
@@ -59,7 +59,7 @@ class RefusedError(Exception):
 
 
 class SettleCalls:
-    """Calls the scripts that settle, for one node. Each call returns the four values of the script's answer."""
+    """Calls the scripts that settle, for one node. Each call returns the script's answer: four values, or more."""
 
     def __init__(self, client: RedisClient, emit: EventSink) -> None:
         self.client = client
@@ -69,8 +69,13 @@ class SettleCalls:
         self.layouts: Layouts | None = None
         """Where the shards of sources are."""
 
-    async def settle(self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item]) -> list[Any]:
-        """Apply settlements of one stream: plain acks, and any others."""
+    async def settle(
+        self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], *, ahead: int = 0
+    ) -> list[Any]:
+        """Apply settlements of one stream: plain acks, and any others.
+
+        With others, it may bring as many entries as `ahead` says.
+        """
         others = self._placed(others)
         if self.outbox is not None:
             others = [await self._claimed(item) for item in others]
@@ -98,7 +103,10 @@ class SettleCalls:
         except (ValueError, RecursionError) as error:
             # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
             raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
-        script = scripts.SETTLE if others else scripts.SETTLE_PLAIN
+        script = scripts.SETTLE_PLAIN
+        if others:
+            script = scripts.SETTLE
+            args.append(ahead)
         script_keys = (
             in_flight.stream,
             in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
@@ -213,7 +221,7 @@ class SettleCalls:
         while True:
             try:
                 answer = await self.client.run_script(script, script_keys, args, idempotent=True)
-                if not isinstance(answer, list) or len(cast("list[Any]", answer)) != _ANSWERED:
+                if not isinstance(answer, list) or len(cast("list[Any]", answer)) < _ANSWERED:
                     raise InvalidResponse(f"the settlement got {answer!r:.100} as its reply")
                 break
             except ValueError as error:
@@ -228,6 +236,13 @@ class SettleCalls:
         if _AFTER is not None:
             _AFTER()
         return cast("list[Any]", answer)
+
+
+def found_ahead(answer: list[Any]) -> tuple[Sequence[Any], bool]:
+    """Return what an answer has brought of the next entries, and whether any are lost: it was given before."""
+    given = answer[_ANSWERED] if len(answer) > _ANSWERED else 0
+    found = answer[_ANSWERED + 1] if len(answer) > _ANSWERED + 1 else ()
+    return found, len(found) != given
 
 
 def is_of_run(settlement: Ack) -> bool:

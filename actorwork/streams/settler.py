@@ -22,12 +22,12 @@ more, none is settled, and the others are released. On a cluster they may be in 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from actorwork import events
-from actorwork.abc import EventSink, meter_of
+from actorwork.abc import EventSink, Subscription, meter_of
 from actorwork.errors import BrokerError
 from actorwork.message import MARKS, REPLY_TO, Delivery, Envelope, Failure, is_result_wanted
 from actorwork.policy.settlement import ACK, Ack, Fail, Reject, Retry, Settlement
@@ -35,7 +35,7 @@ from actorwork.streams import keys
 from actorwork.streams.in_flight import Counters, InFlightEntries, Item, PublishOnly, Together
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.notes import Notes
-from actorwork.streams.settle_calls import RefusedError, SettleCalls, is_of_run, pause_after
+from actorwork.streams.settle_calls import RefusedError, SettleCalls, found_ahead, is_of_run, pause_after
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
@@ -82,6 +82,19 @@ class _Patience:
         return False
 
 
+class ReadsAhead(Protocol):
+    """Takes what settlements bring besides their answer: `RunAhead`."""
+
+    is_allowed: bool
+
+    def ask(self, most: int) -> int:
+        """Return how many entries a settlement of `most` deliveries may bring; if any, `end` has to follow."""
+        ...
+
+    def end(self, in_flight: InFlightEntries, asked: int, found: Sequence[Any], *, is_lost: bool) -> None: ...
+    async def wait_none_asked(self) -> None: ...
+
+
 class Settler:
     """Settles for one node. `spawn` starts a task in the node's nursery, and does not wait; so does `release`."""
 
@@ -98,6 +111,8 @@ class Settler:
         self.isolation = isolation
         self.notes = notes
         self.calls = SettleCalls(client, emit)
+        self.ahead: dict[tuple[Subscription, str], ReadsAhead] = {}
+        """Of the sources of those whose settlements may bring what is read next."""
         self._spawn = spawn
         self._release = release
         self._emit = emit
@@ -218,7 +233,8 @@ class Settler:
         if others and type(others[0][1]) is Together:
             return await self._flush_together(in_flight, others[0][1], others[0][2])
         used = self.calls.known_layouts
-        answer = await self.calls.settle(in_flight, plain, others)
+        ahead = self.ahead.get((in_flight.subscription, in_flight.source)) if self.ahead and others else None
+        answer = await _settle_and_read(self.calls, in_flight, plain, others, ahead)
         refused = await self._with_renewed(answer[2], dict(enumerate(others, len(plain))), used)
         _report(self._emit, in_flight, [item[0] for item in others], answer[3], len(plain))
         return self._conclude(in_flight, plain, others, answer[1], refused)
@@ -428,6 +444,30 @@ class Settler:
             return
         self._counters.fenced += 1
         self._emit(events.Fenced(delivery, in_flight.group, settlement))
+
+
+async def _settle_and_read(
+    calls: SettleCalls,
+    in_flight: InFlightEntries,
+    plain: list[Delivery],
+    others: list[Item],
+    ahead: ReadsAhead | None,
+) -> list[Any]:
+    """Return the answer of the script, after what it has brought is offered.
+
+    That is pending under the name of this node, and lost if the answer does not arrive.
+    """
+    asked = 0 if ahead is None else ahead.ask(len(others))
+    if ahead is None or not asked:
+        return await calls.settle(in_flight, plain, others)
+    found: Sequence[Any] = ()
+    is_lost = True
+    try:
+        answer = await calls.settle(in_flight, plain, others, ahead=asked)
+        found, is_lost = found_ahead(answer)
+    finally:
+        ahead.end(in_flight, asked, found, is_lost=is_lost)
+    return answer
 
 
 def _is_no_more(settlement: Settlement | PublishOnly) -> bool:

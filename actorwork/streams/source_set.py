@@ -240,13 +240,17 @@ class SourceSet:
         deliveries = in_flight.take(found, count=count, crashes=crashes)
         if crashes and deliveries:
             self.isolation.begun(in_flight, (delivery.token[0] for delivery in deliveries))
+        self.offer_taken(in_flight, deliveries)
+        return deliveries
+
+    def offer_taken(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> None:
+        """Put deliveries into the sink that are in flight since this task had its last checkpoint."""
         self.counters.read += len(deliveries)
         if deliveries:
             self._settler.notes.received(in_flight, deliveries)
             self.sink.offer(deliveries)
         if in_flight.plain or in_flight.others:
             self._settler.start(in_flight)
-        return deliveries
 
     async def make_groups(self, *, are_restored: bool = True) -> None:
         """Create missing groups at the beginning of their streams, never at `$`: messages sent before the first start

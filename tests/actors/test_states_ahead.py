@@ -180,3 +180,30 @@ async def test_a_put_by_force_while_the_message_waits_has_its_handler_run_on_the
         assert [state.value for state in states if state is not None] == [Numbers([0]), Numbers([7, 1]), Numbers([2])]
         assert len(system.of(StaleState)) == 1
     assert sorted(seen) == [[], [], [], [7]]
+
+
+async def test_a_state_whose_stamp_came_with_its_delivery_is_not_loaded_again():
+    loader = Loader()
+    loader.data = {"a": b"1", "b": b"2"}
+    mine, changed, new, unknown = deliveries("a", "b", "none", "a")
+    async with open_ahead(loader, a="1", b="1") as states:
+        now = trio.current_time()
+        states.hold([mine, changed, new], ["1", "2", ""])
+        states.load([mine, new])
+        assert await states.take(mine, "1", now) is True
+        assert await states.take(new, "", now) is None
+        assert loader.asked == []
+        assert data_of(await states.take(changed, "1", now)) == b"2"
+        states.hold([unknown], ["?"])
+        assert await states.take(unknown, "1", now) is True
+    assert loader.asked == [["b"], ["a"]]
+    assert len(states) == 0
+
+
+async def test_a_stamp_that_has_waited_for_long_is_asked_for_again():
+    loader = Loader()
+    loader.data = {"a": b"2"}
+    (late,) = deliveries("a")
+    async with open_ahead(loader, a="1") as states:
+        states.hold([late], ["1"])
+        assert data_of(await states.take(late, "1", trio.current_time() + ahead.FRESH)) == b"2"

@@ -60,6 +60,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_mypy_refuses_what_has_to_be_refused",
         "test_a_minute_of_the_harness",
         "test_the_example_of_a_cluster_for_tests_runs",
+        "test_the_model_sees_a_state_that_is_written_beside_the_script",
         "test_the_model_sees_that_a_node_goes_on_with_an_old_state",
         "test_the_model_sees_what_is_wrong_with_the_states_of_a_script",
         "test_the_model_sees_what_is_wrong_with_the_states_of_the_store",

@@ -257,7 +257,11 @@ class LossyClient:
 class RedisHand(Hand):
     def __init__(self, world: RedisWorld) -> None:
         self.sink = Sink()
-        self.subscription = Subscription(GROUP, "actor", (SOURCE,), self.sink, MAX_CRASHES)
+        self.stamps: dict[int, str] = {}
+        """Of deliveries that settlements have brought, the stamps of their states."""
+        self.subscription = Subscription(
+            GROUP, "actor", (SOURCE,), self.sink, MAX_CRASHES, states_known=self.note_stamps
+        )
         self.client = LossyClient(world.loop.client)
         self.events: list[Event] = []
         # Redis lists consumers by their names: these are in the order in which the nodes were started, each time.
@@ -271,7 +275,11 @@ class RedisHand(Hand):
                 begin_settling=world.loop.nursery,
                 layouts=Layouts(RedisValues(world.loop.client), trio.sleep),
             )
+        self.node._allow_reading(is_allowed=True)
         super().__init__(self.node.incarnation)
+
+    def note_stamps(self, deliveries: Sequence[Delivery], stamps: Sequence[str]) -> None:
+        self.stamps.update(zip(map(id, deliveries), stamps, strict=True))
 
 
 class RedisWorld:
@@ -355,24 +363,38 @@ class RedisWorld:
         refused = [event.delivery for event in hand.events if isinstance(event, Fenced)]
         return [not any(one is delivery for one in refused) for delivery, _, _ in endings]
 
-    def settle_states(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[str]:
-        """Settle, and say of each whether it was `done`, `fenced`, or `stale` and released."""
+    def settle_states(
+        self, hand: Hand, endings: Sequence[Ending], *, room: int, loses: bool
+    ) -> tuple[list[str], list[Delivery]]:
+        """Settle, and say of each whether it was `done`, `fenced`, or `stale` and released; return also what came with
+        the answer.
+        """
         assert isinstance(hand, RedisHand)
-        return self.loop.do(self._settle_states, hand, endings, loses)
+        hand.stamps.clear()
+        return self.loop.do(self._settle_states, hand, endings, room, loses)
 
-    async def _settle_states(self, hand: RedisHand, endings: Sequence[Ending], loses: bool) -> list[str]:
+    async def _settle_states(
+        self, hand: RedisHand, endings: Sequence[Ending], room: int, loses: bool
+    ) -> tuple[list[str], list[Delivery]]:
+        hand.sink.space = room
         accepted = await self._settle(hand, endings, loses)
         stale = [event.delivery for event in hand.events if isinstance(event, StaleState)]
         with trio.fail_after(PATIENCE):
             while sum(event.count for event in hand.events if isinstance(event, Released)) < len(stale):  # noqa: ASYNC110
                 await trio.sleep(0.001)
-        return [
+        hows = [
             "fenced" if not is_accepted else "stale" if any(one is delivery for one in stale) else "done"
             for (delivery, _, _), is_accepted in zip(endings, accepted, strict=True)
         ]
+        return hows, self._offered(hand)
 
-    def load(self, key: str, stamp: str) -> FoundState:
+    def load(self, hand: Hand, delivery: Delivery, stamp: str) -> FoundState:
         """Load a state as a node does that knows the one with this stamp."""
+        assert isinstance(hand, RedisHand)
+        if hand.stamps.get(id(delivery), "?") == stamp:
+            return True if stamp else None  # It came with a settlement.
+        key = delivery.key
+        assert key is not None
         (found,) = self.loop.do(self._entities.load, SOURCE, GROUP, [(key, stamp)])
         return found
 
@@ -562,8 +584,12 @@ class EmbeddedWorld:
 
         return self._do(settle, fails=loses)
 
-    def settle_states(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[str]:
-        """Settle, and say of each whether it was `done`, `fenced`, or `stale` and released."""
+    def settle_states(
+        self, hand: Hand, endings: Sequence[Ending], *, room: int, loses: bool
+    ) -> tuple[list[str], list[Delivery]]:
+        """Settle, and say of each whether it was `done`, `fenced`, or `stale` and released. Nothing comes with it: what
+        this store gives to a node next, it gives in a step of its own.
+        """
 
         def settle() -> list[str]:
             found: list[str] = []
@@ -576,11 +602,12 @@ class EmbeddedWorld:
                     found.append("stale")
             return found
 
-        return self._do(settle, fails=loses)
+        return self._do(settle, fails=loses), []
 
-    def load(self, key: str, stamp: str) -> FoundState:
+    def load(self, hand: Hand, delivery: Delivery, stamp: str) -> FoundState:
         """Load a state as a node does that knows the one with this stamp."""
-        (found,) = run(self._entities.load(SOURCE, GROUP, [(key, stamp)]))
+        assert delivery.key is not None
+        (found,) = run(self._entities.load(SOURCE, GROUP, [(delivery.key, stamp)]))
         return found
 
     def state(self, key: str) -> tuple[int, bytes] | None:

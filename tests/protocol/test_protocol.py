@@ -85,6 +85,8 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     is_plain = False
     """Whether there are neither keys nor priorities: what goes wrong without them is found sooner."""
+    has_levels = True
+    """Whether there are priorities."""
 
     def open_world(self) -> World:
         raise NotImplementedError
@@ -149,6 +151,8 @@ class ProtocolMachine(RuleBasedStateMachine):
     def send(self, count: int, minutes: int, is_numbered: bool, key: str | None, priority: Priority) -> None:
         if self.is_plain:
             key, priority = None, Priority.NORMAL
+        if not self.has_levels:
+            priority = Priority.NORMAL
         headers = {RESULT_TTL: 600} if count == 2 else {}
         envelopes = [
             Envelope(

@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -31,10 +32,12 @@ from actorwork.policy.entities import FoundState, StateChange
 from actorwork.policy.settlement import Ack
 from actorwork.streams import scripts
 from actorwork.streams.entities import RedisEntities
+from actorwork.streams.in_flight import Item
+from actorwork.streams.settle_calls import SettleCalls
 from actorwork.streams.transport.commands import Script
 from actorwork.testing.redis_server import RedisServer
 
-from .models import EFFECTS, RELEASED, EmbeddedWorld, Ending, Hand, Loop, Pending, RedisWorld
+from .models import EFFECTS, GROUP, RELEASED, SOURCE, EmbeddedWorld, Ending, Hand, Loop, Pending, Ready, RedisWorld
 from .test_protocol import ProtocolMachine, check_machine, check_mutant, few, loop, rarely, some
 
 __all__ = ["loop"]  # A fixture.
@@ -44,12 +47,13 @@ MOST_SENT = 24
 
 
 class StateMachine(ProtocolMachine):
-    """The protocol with a state for each key."""
+    """The protocol with a state for each key. Where there are priorities settlements bring nothing more."""
 
     world: RedisWorld | EmbeddedWorld
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(has_levels=st.booleans())
+    def begin(self, has_levels: bool = True) -> None:
+        self.has_levels = has_levels
         super().begin()
 
     def prepare(self) -> None:
@@ -71,15 +75,15 @@ class StateMachine(ProtocolMachine):
         super().hold(hand, sorted(got, key=lambda delivery: order[delivery.id]))
         for delivery in got:
             if delivery.key is not None:
-                version, state = self.loaded[id(delivery)] = self.load(hand, delivery.key)
+                version, state = self.loaded[id(delivery)] = self.load(hand, delivery, delivery.key)
                 seen = (self.versions[delivery.key], self.states[delivery.key])
                 assert (version, state) == seen, "its handler would begin on another state than the committed one"
 
-    def load(self, hand: Hand, key: str) -> tuple[int, list[str]]:
+    def load(self, hand: Hand, delivery: Delivery, key: str) -> tuple[int, list[str]]:
         """Return the version and the state that a node begins with, as an activation does."""
         nothing: tuple[str, int, list[str]] = ("", 0, [])
         kept = self.known.get((hand.owner, key), nothing)
-        found = self.world.load(key, kept[0])
+        found = self.world.load(hand, delivery, kept[0])
         if found is None:
             kept = nothing
         elif found is not True:
@@ -88,8 +92,18 @@ class StateMachine(ProtocolMachine):
         return kept[1:]
 
     @precondition(lambda self: self.may_settle())
-    @rule(who=some, which=few, loses=rarely, forgets=st.booleans(), publishes=st.booleans())
-    def settle_with_states(self, who: int, which: list[int], loses: bool, forgets: bool, publishes: bool) -> None:
+    @rule(
+        who=some,
+        which=few,
+        room=st.sampled_from([0, 1, 3]),
+        loses=rarely,
+        forgets=st.booleans(),
+        publishes=st.booleans(),
+    )
+    def settle_with_states(
+        self, who: int, which: list[int], room: int, loses: bool, forgets: bool, publishes: bool
+    ) -> None:
+        """A settlement may bring what its node would read next, if there is room for it."""
         if not any(hand.held for hand in self.hands):
             return
         hand = self.holder(who)
@@ -108,7 +122,8 @@ class StateMachine(ProtocolMachine):
             effects = [Envelope(EFFECTS, f"{delivery.id}/{self.new_id()}", b"{}")] if publishes else []
             endings.append((delivery, settlement, effects))
             expected.append("fenced" if not self.is_owned(delivery) else "done" if is_fresh else "stale")
-        assert self.world.settle_states(hand, endings, loses=loses) == expected
+        hows, got = self.world.settle_states(hand, endings, room=room, loses=loses)
+        assert hows == expected
         for (delivery, settlement, effects), how in zip(endings, expected, strict=True):
             if how == "done":
                 self.apply(delivery, settlement, effects)
@@ -120,6 +135,46 @@ class StateMachine(ProtocolMachine):
         if forgets:
             gone = [id(delivery) for delivery, _, _ in endings]
             hand.held = [delivery for delivery in hand.held if id(delivery) not in gone]
+        given = self.run_ahead(hand, got, room=room, loses=loses)
+        assert len(given) <= len(endings)
+
+    def run_ahead(self, hand: Hand, got: Sequence[Delivery], *, room: int, loses: bool) -> list[str]:
+        """See that what a settlement has brought was ready, belongs to the node, and was read by no other one."""
+        if loses:
+            hand.is_short = True  # What came is not known, and is found when the node looks for it.
+        now = self.world.look().places
+        given: list[str] = []
+        for name, was in self.places.items():
+            if was != (place := now.get(name)):
+                assert was == Ready(), f"{name} was {was}, and is {place}"
+                assert place == Pending(hand.owner, 1), f"{name} came with a settlement, and is {place}"
+                given.append(name)
+        if not self.has_levels:
+            line = [name for name, place in now.items() if place == Ready() or name in given]
+            assert set(line[: len(given)]) == set(given), "a younger message was given before an older one"
+        for name in given:
+            self.places[name] = now[name]
+        assert len(given) <= room
+        told = {delivery.id for delivery in got}
+        if loses:
+            assert told <= set(given)  # It may have been another reply: a note of a delivery goes beside.
+        else:
+            assert told == set(given)
+        self.hold(hand, got)
+        return given
+
+    # This one brings about, far more often than chance would, that a message of a key waits for the one before it.
+
+    @precondition(lambda self: self.may_send())
+    @rule(who=some, key=st.sampled_from(KEYS), room=st.sampled_from([1, 3]), loses=rarely, forgets=st.booleans())
+    def settle_with_others_behind(self, who: int, key: str, room: int, loses: bool, forgets: bool) -> None:
+        self.send(count=3, minutes=0, is_numbered=True, key=key, priority=Priority.NORMAL)
+        self.fetch(who, 3, tends=False, reads=True, loses=False)
+        hand = self.hands[who % len(self.hands)]
+        if hand.held:
+            holder = [one for one in self.hands if one.held].index(hand)
+            last = range(max(0, len(hand.held) - 4), len(hand.held))
+            self.settle_with_states(holder, list(last), room, loses=loses, forgets=forgets, publishes=False)
 
     # These two bring about, far more often than chance would, that a settlement comes too late.
 
@@ -131,7 +186,7 @@ class StateMachine(ProtocolMachine):
         for delivery in self.some_of(self.holder(who), which):
             if delivery.key is not None:
                 self.put(delivery.key, force=True)
-        self.settle_with_states(who, which, loses=loses, forgets=True, publishes=True)
+        self.settle_with_states(who, which, room=0, loses=loses, forgets=True, publishes=True)
 
     @precondition(lambda self: self.may_settle())
     @rule(who=some, which=few, loses=rarely)
@@ -139,7 +194,7 @@ class StateMachine(ProtocolMachine):
         if not any(hand.held for hand in self.hands):
             return
         self.release_deliveries(who, which, forgets=False)
-        self.settle_with_states(who, which, loses=loses, forgets=True, publishes=False)
+        self.settle_with_states(who, which, room=0, loses=loses, forgets=True, publishes=False)
 
     def commit(self, delivery: Delivery) -> None:
         if delivery.key is not None:
@@ -261,6 +316,14 @@ MUTANTS = {
         "redis.call('HSET', state, unpack(fields))",
         "fields[2] = whole(before + 2) redis.call('HSET', state, unpack(fields))",
     ),
+    "a run entry read by another node": (
+        "'XREADGROUP', 'GROUP', group, consumer,",
+        "'XREADGROUP', 'GROUP', group, 'another',",
+    ),
+    "a run entry that is given and not read": (
+        "redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')",
+        "{ { stream, redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1) } }",
+    ),
 }
 
 
@@ -272,6 +335,32 @@ def test_the_model_sees_what_is_wrong_with_the_states_of_a_script(
     right, wrong = MUTANTS[mutant]
     assert scripts.SETTLE.source.count(right) == 1, f"the script does not say {right!r} any more"
     monkeypatch.setattr(scripts, "SETTLE", Script("settle", scripts.SETTLE.source.replace(right, wrong)))
+    check_mutant(machine_of(lambda: RedisWorld(redis_server, loop)))
+
+
+@pytest.mark.long
+def test_the_model_sees_a_state_that_is_written_beside_the_script(
+    redis_server: RedisServer, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = SettleCalls.settle
+
+    async def settle(
+        self: Any, in_flight: Any, plain: list[Delivery], others: list[Item], *, ahead: int = 0
+    ) -> list[Any]:
+        bare: list[Item] = []
+        states: list[tuple[str, bytes]] = []
+        for delivery, settlement, published in others:
+            if isinstance(settlement, Ack) and settlement.state is not None:
+                states.append((delivery.key or "", settlement.state.data or b""))
+                bare.append((delivery, attrs.evolve(settlement, state=None), published))
+            else:
+                bare.append((delivery, settlement, published))
+        answer = await right(self, in_flight, plain, bare, ahead=ahead)
+        for key, data in states:
+            await RedisEntities(loop.client).put(SOURCE, GROUP, key, data, force=True)
+        return answer
+
+    monkeypatch.setattr(SettleCalls, "settle", settle)
     check_mutant(machine_of(lambda: RedisWorld(redis_server, loop)))
 
 

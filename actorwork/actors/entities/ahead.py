@@ -3,6 +3,9 @@
     read ──▶ `load`: which of them are as this node knows them, and what the others are ──▶ the mailbox
                                                    └──▶ `take`, once the delivery begins
 
+A delivery that came with the settlement of the one before it brings the stamp of its state along (`hold`): if that is
+the one of this node's own commit, as it is unless a user has put a state, nothing has to be loaded.
+
 A state stays what it is while its delivery waits: of one key, one message is in hand. What may change it all the same
 (a `put` with force, a key that a foreign producer has named) is found at the settlement, which names the version. A
 state that has waited for long is loaded again.
@@ -49,9 +52,12 @@ class _Read:
     """What was loaded in one round trip. `found` is None until it is there, and empty if it could not be loaded."""
 
     at: float
-    wanted: Sequence[tuple[Delivery, str]]
+    wanted: list[tuple[Delivery, str]]
     is_there: trio.Event = attrs.field(factory=trio.Event)
     found: Sequence[FoundState] | None = None
+
+    def has(self, place: int, delivery: Delivery) -> bool:
+        return self.wanted[place][0] is delivery
 
 
 class StatesAhead:
@@ -79,13 +85,34 @@ class StatesAhead:
         self.forget_old(now)
         room = int(MOST_BYTES / self._bytes_each) - len(self._held)
         stamp_of = self._stamp_of
-        wanted = [(one, stamp_of(one.key)) for one in deliveries[: max(0, room)] if one.key is not None]
+        held = self._held
+        wanted = [
+            (one, stamp_of(one.key))
+            for one in deliveries[: max(0, room)]
+            if one.key is not None and not (one.key in held and held[one.key][0].has(held[one.key][1], one))
+        ]
         if len(wanted) < _FEW:
             return
         read = _Read(now, wanted)
         for place, (delivery, _) in enumerate(wanted):
             self._held[delivery.key or ""] = read, place
         self._start_soon(self._load, read)
+
+    def hold(self, deliveries: Sequence[Delivery], stamps: Sequence[str]) -> None:
+        """Note the stamps of the states of deliveries that are about to be put into the mailbox.
+
+        Those are "" for a key without a state, and "?" if not known. What is not as this node knows it is loaded.
+        """
+        now = trio.current_time()
+        self.forget_old(now)
+        found: list[FoundState] = []
+        read = _Read(now, [], found=found)
+        for delivery, stamp in zip(deliveries, stamps, strict=True):
+            key = delivery.key
+            if key is not None and stamp == self._stamp_of(key):
+                self._held[key] = read, len(found)
+                read.wanted.append((delivery, stamp))
+                found.append(True if stamp else None)
 
     async def _load(self, read: _Read) -> None:
         try:

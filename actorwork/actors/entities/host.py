@@ -108,6 +108,7 @@ class EntityHost:
         if actor.consumer is not None:
             self._ahead = StatesAhead(actor.consumer, self._stamp_of, actor.services.start_soon)
             actor.consumer.load_ahead = self._ahead.load
+            actor.consumer.hold_known = self._ahead.hold
         self._stamp, self._commits = os.urandom(8).hex(), itertools.count()
         """What the stamps of its commits are made of: no two are the same."""
         self._is_sweeping = False

@@ -107,6 +107,7 @@ class Consumer:
         "cancelled",
         "entity_counts",
         "failed",
+        "hold_known",
         "intake_over",
         "load_ahead",
         "subscription",
@@ -136,6 +137,8 @@ class Consumer:
         """What an entity has done so far, all of its incarnations together; the first of them sets it."""
         self.load_ahead: Callable[[Sequence[Delivery]], None] | None = None
         """Begins to load the states of deliveries that have come; of an entity, its incarnation sets it."""
+        self.hold_known: Callable[[Sequence[Delivery], Sequence[str]], None] | None = None
+        """Notes the stamps of states that the broker has told with the deliveries; set likewise."""
         self.subscription = Subscription(
             group=settings.id,
             actor=owner.title,
@@ -146,6 +149,7 @@ class Consumer:
             decode=settings.decoders,
             shards=settings.shards,
             is_told_failures=has_hook(owner.child.actor, "failed"),
+            states_known=self._states_known if getattr(owner.child.actor, "__actorwork_entity__", False) else None,
         )
 
     def __repr__(self) -> str:
@@ -313,6 +317,10 @@ class Consumer:
         if self._node is None:
             raise NotRunning("there is no broker any more")
         return await self._node.load_states(self.subscription, wanted)
+
+    def _states_known(self, deliveries: Sequence[Delivery], stamps: Sequence[str]) -> None:
+        if self.hold_known is not None:
+            self.hold_known(deliveries, stamps)
 
     async def commit_state(self, delivery: Delivery, change: StateChange | None, published: Sequence[Envelope]) -> bool:
         """Change the state of the key of a delivery that goes on, and publish; return whether it is still ours.

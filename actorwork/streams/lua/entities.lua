@@ -21,7 +21,7 @@ local entities = {}
 
 do
   local SWEPT = 10
-  local MARKS = 64 * 8 -- As in policy/entities.py.
+  local MARKS, LISTED = 64 * 8, 20 -- As in policy/entities.py.
   local marks, ttl_before = nil, nil -- Of the state whose version was looked at last.
   local listed, now = {}, nil -- What is to be added to the list, and the time of the script.
 
@@ -79,12 +79,14 @@ do
   end
 
   -- Writes what ARGV has from `i` on, for the key whose version was looked at last: the version before, stamp, schema, ttl in ms
-  -- ('' for none), how many changes are kept ('': it is listed if others are), the mark of the message ('' for none), the new state ('' for none).
+  -- ('' for none, '=' for that of the last change), how many changes are kept ('': as many as there are, or LISTED), the mark of the message ('' for none), the new state ('' for none).
   function entities.change(prefix, group, key, i, by, node)
     local before, stamp, schema, ttl, kept, mark, data = unpack(ARGV, i, i + 6)
     if data == '' then
       entities.forget(prefix, group, key)
       return
+    elseif ttl == '=' then
+      ttl = ttl_before or ''
     end
     local state, past = prefix .. 'entity:' .. group .. ':' .. key, prefix .. 'past:' .. group .. ':' .. key
     now = now or now_ms()
@@ -104,15 +106,12 @@ do
       redis.call('HDEL', state, 't')
     end
     listed[key] = whole(now)
-    if kept == '' and redis.pcall('EXISTS', past) ~= 1 then
-      kept = '0'
+    if kept == '' then
+      local listed_now = redis.pcall('XLEN', past)
+      kept = type(listed_now) == 'number' and math.max(LISTED, listed_now) or LISTED
     end
     if kept ~= '0' then
-      if kept == '' then
-        redis.pcall('XADD', past, '*', unpack(fields))
-      else
-        redis.pcall('XADD', past, 'MAXLEN', kept, '*', unpack(fields))
-      end
+      redis.pcall('XADD', past, 'MAXLEN', kept, '*', unpack(fields))
       if ttl ~= '' then
         redis.pcall('PEXPIRE', past, ttl)
       elseif ttl_before then

@@ -171,6 +171,8 @@ local function hold_key(prefix, key, place)
   redis.call('HSET', prefix .. 'keys', key, cjson.encode(places))
 end
 
+local called = {} -- How many messages have entered each stream, by its name, since those before them have left.
+
 -- Lets the next message of a key enter its stream, or frees the key. The loop skips messages that were cancelled while
 -- they waited: their fields are gone, their members are still in the list (removing one there would cost the list's length).
 local function call_next(prefix, key)
@@ -194,6 +196,8 @@ local function call_next(prefix, key)
         redis.call('HSET', prefix .. 'keys', key, cjson.encode({ '~' }))
         return
       end
+      local stream = stream_at(prefix, level)
+      called[stream] = (called[stream] or 0) + 1
       redis.call('HDEL', prefix .. 'waiting', member)
       redis.call('HSET', prefix .. 'keys', key, cjson.encode({ place_at(level, id) }))
       moved(prefix, named, place_at(level, id))

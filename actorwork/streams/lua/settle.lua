@@ -19,13 +19,15 @@
 --         '' if that is not known), actor.
 --       A kind that begins with '=' ('=ack', '=start', '=expand', '=keep') also changes the state of the delivery's key: last come
 --         the seven values of entities.lua.
+--       The last value is how many messages the node takes at once, if others have entered the stream as these have left.
 --
 -- Returns the batch's number, which of the settlements (0, 1, ...) were refused because the delivery is not ours any
 -- more, and which could not be applied (which, error, which, error, ...): these deliveries are still in flight. An error that
 -- begins with NOPERM is about this user's rights at the source itself, and may pass; one that begins with STALE says which
 -- version the state of the key has instead of the one that its handler ran on. Last come notes (which, note, which,
 -- note, ...): 'unclaimed', a result was to be kept for an entry that did not ask for it; 'lost', there is no entry to retry;
--- 'untold', the entry could not be added that tells the actor of a failure.
+-- 'untold', the entry could not be added that tells the actor of a failure. Then how many entries are given to the node, and
+-- those: id, fields, stamp of the state of its key. The record has only how many: a node that gets no more has lost them.
 --
 -- The record makes the answer repeatable: a batch whose reply was lost is sent again under its number, and batch.lua returns
 -- the recorded answer. Without it the fence would refuse every settlement of the repeated batch, as its entries are gone.
@@ -109,6 +111,26 @@ local function settle_step(i)
   end
 end
 
+-- Reads for the node what it would read next, once messages have entered the stream as others of their keys have left: the
+-- oldest entries, whichever they are, so no key and no node waits longer for this. The stamp of the state of an entry's key is
+-- '' if there is none, and '?' if it is not known.
+local function read_ahead(count)
+  local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
+  local found = reply and reply[1] and reply[1][2] or {}
+  for _, entry in ipairs(found) do
+    local named = by_name(entry[2])
+    entry[3] = '?'
+    if named['data'] and named['key'] then
+      local stamp = redis.pcall('HGET', prefix .. 'entity:' .. group .. ':' .. named['key'], 'n')
+      if type(stamp) ~= 'table' then
+        entry[3] = stamp or ''
+      end
+    end
+  end
+  return found
+end
+
+local room = tonumber(table.remove(ARGV))
 local last = #ARGV
 while i <= last do
   local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -303,6 +325,9 @@ if is_anything_leaving then
 end
 join_all()
 entities.list(prefix, group)
-local answer = { number, fenced, refused, notes }
+local waiting = called[stream]
+local given = room > 0 and waiting and read_ahead(math.min(room, waiting)) or {}
+local answer = { number, fenced, refused, notes, #given }
 redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
+answer[6] = given
 return answer

@@ -10,7 +10,7 @@ from actorwork.abc import Broker
 from actorwork.errors import StateConflict
 from actorwork.events import Fenced, StaleState
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Outcome, Priority
-from actorwork.policy.entities import MARKS, EntityInfo, StateChange, mark_of
+from actorwork.policy.entities import LISTED, MARKS, EntityInfo, StateChange, mark_of
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import FAILURE, open_consumer, until
@@ -239,7 +239,7 @@ class EntityTests(ContractTests):
             assert not await entities.forget("orders", "first", KEY)
             assert await entities.history("orders", "first", KEY) == []
 
-    async def test_what_a_user_puts_is_listed_where_changes_of_the_key_are(self) -> None:
+    async def test_what_a_user_puts_is_listed_with_the_changes_of_the_key(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             entities = broker.entities
 
@@ -247,14 +247,17 @@ class EntityTests(ContractTests):
                 return [one.version for one in await entities.history("orders", "first", KEY)]
 
             await entities.put("orders", "first", KEY, b"1", history=None)
-            assert await versions() == [], "no change of it is kept"
+            assert await versions() == [1], "also where no change was kept"
             await broker.publish(_keyed("1", "2"))
             await consumer.settle(await consumer.take_one(), Ack(state=_change(1, b"2", history=2)))
             for data in (b"3", b"4"):
                 await entities.put("orders", "first", KEY, data, history=None, force=True)
-            assert await versions() == [4, 3, 2]
+            assert await versions() == [4, 3, 2, 1]
             await consumer.settle(await consumer.take_one(), Ack(state=_change(4, b"5", history=2)))
             assert await versions() == [5, 4], "a settlement knows how many are kept"
+            for _ in range(LISTED + 2):
+                await entities.put("orders", "first", "another", b"1", history=None)
+            assert len(await entities.history("orders", "first", "another", limit=100)) == LISTED
 
     async def test_no_user_changes_a_state_while_a_delivery_of_its_key_is_in_flight(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:

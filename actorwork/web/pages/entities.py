@@ -214,7 +214,7 @@ async def plan_put(sight: Sight, form: Form) -> Plan:
                 data,
                 version=version,
                 schema=schema,
-                ttl=kept.ttl,
+                ttl=(kept.ttl or math.inf) if is_running else None,
                 history=kept.history if is_running else None,
                 by=sight.access.who,
                 force=form.flag("force"),
@@ -226,7 +226,10 @@ async def plan_put(sight: Sight, form: Form) -> Plan:
     same = " It is unchanged." if before is not None and data == before.data else ""
     is_running = known is not None and known.entities is not None
     lost = " The former one is not kept." if is_running and not kept.history else ""
-    lasts = "" if is_running else " No node runs this entity, so it is kept for ever."
+    lasts = ""
+    if not is_running:
+        kept_for = "for ever" if before is None else "for as long as before"
+        lasts = f" No node runs this entity, so it is kept {kept_for}."
     return Plan(
         question=f"Replace the state of {key!r} of {actor!r}, which has the version {version}?{same}{lost}{lasts}",
         what=f"state {actor}/{key}",
