@@ -21,7 +21,6 @@ from actorwork.errors import SettingsError
 from actorwork.message import Priority
 from actorwork.policy.bounds import as_tuple, callables, instance_of, one_of, seconds, takes, text, whole, wrong
 from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
-from actorwork.policy.limits import LIMITS, Limit
 from actorwork.policy.retry import DefaultRetryPolicy, RetryPolicy
 from actorwork.policy.schedule import Cron, Interval
 from actorwork.policy.settlement import ON_FAILURES, OnFailure
@@ -30,6 +29,7 @@ from actorwork.shown import Shown, Value
 if TYPE_CHECKING:
     from actorwork.message import Json
     from actorwork.policy.decoding import DecodeHook, Decoder
+    from actorwork.policy.limits import Limit
 
 SOURCE: Final = re.compile(r"(?!actorwork:)[a-zA-Z0-9_\-:]{1,300}")
 """A valid name of a source. A stream whose name begins as our own keys do could take the place of one of them."""
@@ -264,6 +264,10 @@ SOFT_BOUNDS: Final = seconds(0.01, 86_400, optional=True)
 
 
 def _are_limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value == ():
+        return
+    from actorwork.policy.limits import LIMITS  # noqa: PLC0415 - few actors need them
+
     if not _all_in(value, lambda limit: isinstance(limit, LIMITS)):
         raise wrong(instance, attribute.name, f"a list of {', '.join(kind.__name__ for kind in LIMITS)}", value)
 

@@ -12,7 +12,7 @@ It works in one long cancel scope and takes item after item, without a checkpoin
 from __future__ import annotations
 
 from contextvars import copy_context
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,7 +21,6 @@ from actorwork.actors.context.in_flight import in_flight
 from actorwork.actors.crash import Crash, cause_of
 from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.deliveries import Deliveries
-from actorwork.actors.execution.guarded import GuardedDeliveries
 from actorwork.actors.execution.variables import Variables
 from actorwork.actors.execution.watchdog import UNKNOWN, of_handler
 from actorwork.actors.execution.workplace import Workplace
@@ -33,6 +32,9 @@ from actorwork.message import Delivery
 from actorwork.policy.exits import is_fatal
 from actorwork.policy.settlement import EndReason, decisive
 from actorwork.stacks import REPORT_EVERY, stack_of_task
+
+if TYPE_CHECKING:
+    from actorwork.actors.execution.guarded import GuardedDeliveries
 
 BURST: Final = 64
 """Items handled in a row before other tasks have a turn."""
@@ -79,6 +81,8 @@ class Executor:
             self._deliveries = Deliveries(workplace)
             # Only where there is something to guard: every other actor keeps the short way, and pays nothing for this.
             if actor.admission is not None or actor.handlers.has_rules:
+                from actorwork.actors.execution.guarded import GuardedDeliveries  # noqa: PLC0415 - few actors need it
+
                 self._guarded = GuardedDeliveries(workplace, self._deliveries)
 
     def __repr__(self) -> str:

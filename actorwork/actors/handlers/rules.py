@@ -8,12 +8,13 @@ order: `receive` removes the wrappers of decorators that were applied before it,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from actorwork.policy.limits import LIMITS, Limit
-from actorwork.policy.retry import RetryPolicy
+if TYPE_CHECKING:
+    from actorwork.policy.limits import Limit
+    from actorwork.policy.retry import RetryPolicy
 
-Rule: TypeAlias = RetryPolicy | Limit
+Rule: TypeAlias = "RetryPolicy | Limit"
 
 HANDLER: Final = "__actorwork_receive__"
 """The attribute that marks a handler; its value is `True`, or a `Batching`."""
@@ -50,6 +51,9 @@ def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     own = getattr(function, WRAPS, None)
     if own is None or own[0] is not function:
         return function
+    from actorwork.policy.limits import LIMITS  # noqa: PLC0415 - few handlers have rules
+    from actorwork.policy.retry import RetryPolicy  # noqa: PLC0415
+
     _, inside, rule = own
     bare = unwrapped(inside)
     if isinstance(rule, (RetryPolicy, *LIMITS)):

@@ -23,7 +23,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, ParamSpec, TypeVar, Union, cast, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Union, cast, get_args, get_origin, overload
 
 import attrs
 
@@ -44,10 +44,12 @@ from actorwork.durations import Duration
 from actorwork.errors import CodecError, MessageRefused, SettingsError
 from actorwork.message import TIME_POINT, TRIGGER_ID, Delivery
 from actorwork.policy.batches import Batching, outcomes_of
-from actorwork.policy.limits import Limit
 from actorwork.policy.retry import RetryPolicy
 from actorwork.settings import EVENT_LOOPS, EventLoop, Settings
 from actorwork.shown import Shown, Value
+
+if TYPE_CHECKING:
+    from actorwork.policy.limits import Limit
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,12 +15,10 @@ import trio
 from actorwork import events
 from actorwork.actors.context.in_flight import inside
 from actorwork.actors.context.timers import Timer, Timers
-from actorwork.actors.execution.batches import Batches
 from actorwork.actors.handlers.behaviour import behaviour_of
 from actorwork.actors.life.consumer import Consumer, Holding
 from actorwork.actors.life.incarnation import Incarnation
 from actorwork.actors.life.stash import Stash
-from actorwork.actors.limits.admission import AdmissionQueue
 from actorwork.actors.mailbox.calls import LocalCall, Queue, SystemCall
 from actorwork.actors.mailbox.mailbox import Mailbox
 from actorwork.actors.refs.links import Links
@@ -35,7 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from actorwork.actors.context.timers import Expiries
+    from actorwork.actors.execution.batches import Batches
     from actorwork.actors.life.services import Services
+    from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.supervision.administration import SupervisorRef
     from actorwork.actors.supervision.supervisor import RunningSupervisor
@@ -93,6 +93,8 @@ class Cell:
         self.admission: AdmissionQueue | None = None
         """Where deliveries wait for limits, if there are any."""
         if fed and (settings.limits or any(handler.limits for handler in self.handlers)):
+            from actorwork.actors.limits.admission import AdmissionQueue  # noqa: PLC0415 - few actors need it
+
             self.admission = AdmissionQueue(self, services.limiters, services.start_soon)
         self.supervisor: SupervisorRef | None = None
         """Whose child it is."""
@@ -317,6 +319,8 @@ class Cell:
     def batches(self) -> Batches:
         """Where deliveries gather for handlers that take several at once."""
         if self._batches is None:
+            from actorwork.actors.execution.batches import Batches  # noqa: PLC0415 - few actors need it
+
             self._batches = Batches(self.title, self.mailbox, self.admission, self.services.start_soon)
         return self._batches
 

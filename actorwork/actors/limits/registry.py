@@ -5,24 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from actorwork.abc import meter_of
-from actorwork.actors.limits.limiters import CircuitBreakerState, Limiter, RateLimiter, Semaphore
 from actorwork.errors import SettingsError
-from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
 
 if TYPE_CHECKING:
+    from actorwork.actors.limits.limiters import Limiter
     from actorwork.actors.limits.shared import LimiterEnvironment
+    from actorwork.policy.limits import ConcurrencyLimit, Limit, RateLimit
 
 
-_KINDS: Final[dict[type, str]] = {
-    RateLimit: "rate",
-    ConcurrencyLimit: "concurrency",
-    Bulkhead: "concurrency",
-    CircuitBreaker: "circuit",
+_KINDS: Final = {
+    "RateLimit": "rate",
+    "ConcurrencyLimit": "concurrency",
+    "Bulkhead": "concurrency",
+    "CircuitBreaker": "circuit",
 }
+"""What metrics call the kinds of limits, by the names of their classes."""
 
 
 class LimiterRegistry:
-    """The limiters of a node, each made when it is first named."""
+    """The limiters of a node, each made when it is first named.
+
+    Each node has a registry, and few have a limit: so limits and limiters are imported when there is one.
+    """
 
     def __init__(self, environment: LimiterEnvironment, publisher: str) -> None:
         self._environment = environment
@@ -47,7 +51,7 @@ class LimiterRegistry:
         if limiter is None:
             limiter = self._new(limit, name, whose)
             self._found[type(limit), name] = (limit, limiter)
-            self._names[limiter] = limit.name or whose, _KINDS[type(limit)]
+            self._names[limiter] = limit.name or whose, _KINDS[type(limit).__name__]
         return limiter
 
     def limit_of(self, limiter: Limiter) -> Limit | None:
@@ -60,6 +64,9 @@ class LimiterRegistry:
             self._meter.limited(*self._names[limiter])
 
     def _new(self, limit: Limit, name: str, whose: str) -> Limiter:
+        from actorwork.actors.limits.limiters import CircuitBreakerState, RateLimiter, Semaphore  # noqa: PLC0415
+        from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, RateLimit  # noqa: PLC0415
+
         match limit:
             case RateLimit(scope="global") | ConcurrencyLimit(scope="global"):
                 return self._new_global(limit, name)
@@ -73,6 +80,7 @@ class LimiterRegistry:
     def _new_global(self, limit: RateLimit | ConcurrencyLimit, name: str) -> Limiter:
         # Imported here: most nodes limit nothing over all nodes.
         from actorwork.actors.limits.shared import GlobalRateLimiter, GlobalSemaphore  # noqa: PLC0415
+        from actorwork.policy.limits import RateLimit  # noqa: PLC0415
 
         if isinstance(limit, RateLimit):
             return GlobalRateLimiter(limit, f"rate:{name}", self._environment)
