@@ -144,6 +144,7 @@ if TYPE_CHECKING:
     from actorwork.policy.scaling import Scale as Scale
     from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
     from actorwork.policy.sending import SendOptions as SendOptions, SubmitOptions as SubmitOptions
+    from actorwork.policy.trigger import Trigger as Trigger
     from actorwork.runtime.main import run as run
     from actorwork.runtime.outline import Branch as Branch
     from actorwork.runtime.system import (
@@ -159,7 +160,6 @@ if TYPE_CHECKING:
         MailboxSettings as MailboxSettings,
         Settings as Settings,
         Source as Source,
-        Trigger as Trigger,
     )
     from actorwork.state.lock import Held as Held, Lock as Lock
     from actorwork.state.shared import Shared as Shared
@@ -271,7 +271,7 @@ _AT_FIRST_USE: Final = {
     "System": "actorwork.runtime.system",
     "SystemThread": "actorwork.hosting.system_thread",
     "Terminated": "actorwork.actors.refs.watching",
-    "Trigger": "actorwork.settings",
+    "Trigger": "actorwork.policy.trigger",
     "TriggerChanges": "actorwork.message",
     "TriggerDefinition": "actorwork.message",
     "TriggerRecord": "actorwork.message",

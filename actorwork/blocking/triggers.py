@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
     from actorwork.clients.triggers import TriggerParts, Triggers as AsyncTriggers
     from actorwork.message import TriggerRecord
-    from actorwork.settings import Trigger
+    from actorwork.policy.trigger import Trigger
 
 
 class Triggers:

@@ -87,7 +87,8 @@ def put(
     from actorwork.clients import triggers as by_hand
     from actorwork.clients.auditing import audited
     from actorwork.clients.identity import whoami
-    from actorwork.settings import Settings, Trigger
+    from actorwork.policy.trigger import Trigger
+    from actorwork.settings import Settings
 
     schedule = _schedule(parts)
     if schedule is None:

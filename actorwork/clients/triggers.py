@@ -25,7 +25,8 @@ from actorwork.errors import BrokerError, CodecError, SettingsError
 from actorwork.message import Delivery, Json, Priority, TriggerChanges, TriggerDefinition, TriggerRecord
 from actorwork.policy.amending import begins_now, in_force, merged
 from actorwork.policy.pauses import trigger_name
-from actorwork.settings import Settings, Trigger, identity
+from actorwork.policy.trigger import Trigger
+from actorwork.settings import Settings, identity
 from actorwork.triggers.declared import details_of, find_trigger, headers_for, schedule_text_of, trigger_of
 
 if TYPE_CHECKING:

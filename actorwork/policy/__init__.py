@@ -21,6 +21,7 @@ When a trigger fires:
 
     schedule        intervals and cron expressions; the only importer of croniter
     catchup         which nominal times fire now, and which were missed
+    trigger         the declaration of a trigger
 
 How a tree lives:
 
@@ -37,4 +38,5 @@ Shared values and declarations:
 
     values          versions, fencing tokens and sums
     bounds          validators for declared values
+    identity        the ids of actors and triggers, derived from their titles
 """

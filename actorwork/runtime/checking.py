@@ -15,7 +15,6 @@ from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Superv
 from actorwork.actors.tree.walking import actors_of
 from actorwork.errors import CodecError, SettingsError
 from actorwork.message import Delivery
-from actorwork.policy.schedule import Cron
 
 if TYPE_CHECKING:
     from actorwork.abc import AbstractCronSchedule
@@ -87,6 +86,7 @@ def _processes_in(spec: Spec) -> Iterator[Process]:
 
 def _check_triggers(actor: type, settings: Settings, cron_schedule: AbstractCronSchedule | None) -> None:
     # Imported here: a tree without triggers starts faster without them.
+    from actorwork.policy.schedule import Cron  # noqa: PLC0415
     from actorwork.triggers.custom import next_execution  # noqa: PLC0415
     from actorwork.triggers.declared import declared_by, headers_for  # noqa: PLC0415
 

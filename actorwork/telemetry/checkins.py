@@ -21,7 +21,8 @@ from actorwork.policy.schedule import Cron
 
 if TYPE_CHECKING:
     from actorwork.message import Delivery
-    from actorwork.settings import Settings, Trigger
+    from actorwork.policy.trigger import Trigger
+    from actorwork.settings import Settings
 
 _LONGEST_SLUG: Final = 50
 _UNITS: Final = (("week", 604_800), ("day", 86_400), ("hour", 3600), ("minute", 60))

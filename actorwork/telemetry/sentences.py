@@ -19,7 +19,6 @@ from actorwork import events
 from actorwork.errors import ProcessLost
 from actorwork.message import Failure, Pause
 from actorwork.policy.exits import Kind
-from actorwork.policy.schedule import moment
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.telemetry.formatting import one_line
 
@@ -449,6 +448,8 @@ def in_bytes(count: int) -> str:
 
 
 def _trigger_fired(event: events.TriggerFired) -> Sentence:
+    from actorwork.policy.schedule import moment  # noqa: PLC0415 - few nodes have triggers
+
     text = "the trigger %r of %r fired for %s"
     times = ", ".join(f"{moment(nominal):%Y-%m-%d %H:%M:%S} UTC" for nominal in event.times[-3:])
     if len(event.times) > 3:

@@ -26,7 +26,8 @@ from actorwork.message import (
 )
 from actorwork.policy.catchup import FiringRule
 from actorwork.policy.schedule import Cron, Interval, moment, schedule_as_json, schedule_from_json
-from actorwork.settings import Settings, Trigger
+from actorwork.policy.trigger import Trigger
+from actorwork.settings import Settings
 from actorwork.shown import Shown
 
 LONGEST_OVERLAP = 86_400.0

@@ -27,8 +27,10 @@ from actorwork.brokers import open_broker
 from actorwork.clients.opening import open_client
 from actorwork.message import Envelope
 from actorwork.policy.runs.values import Plan, StepPlan
+from actorwork.policy.schedule import Interval
+from actorwork.policy.trigger import Trigger
 from actorwork.runtime.system import open_system
-from actorwork.settings import Entities, Interval, Settings, Trigger
+from actorwork.settings import Entities, Settings
 from actorwork.web.access import Access
 from actorwork.web.dashboard import NAVIGATION, app
 from actorwork.web.serving import Place, serve_pages

@@ -12,7 +12,6 @@ from actorwork.errors import SettingsError
 from actorwork.policy.bounds import Validator, instance_of, is_number, is_whole, one_of, wrong
 from actorwork.policy.exits import Restart
 from actorwork.policy.restart import Backoff, Intensity
-from actorwork.policy.scaling import Scale
 
 restart: Final[Validator] = one_of(get_args(Restart))
 backoff: Final[Validator] = instance_of((Backoff, type(None)), "Backoff(…), or None")
@@ -54,7 +53,11 @@ def significant(instance: object, attribute: attrs.Attribute[Any], value: object
 
 
 def replicas(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, Scale) and not (is_whole(value) and value >= 1):
+    if is_whole(value) and value >= 1:
+        return
+    from actorwork.policy.scaling import Scale  # noqa: PLC0415 - few trees need it
+
+    if not isinstance(value, Scale):
         raise wrong(instance, attribute.name, "a whole number >= 1, or Scale(…) to follow the load", value)
 
 

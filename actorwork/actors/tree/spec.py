@@ -29,13 +29,14 @@ from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, instance_of, number, one_of, seconds, whole
 from actorwork.policy.exits import Restart
 from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Backoff, Intensity, Strategy
-from actorwork.policy.scaling import Scale
 from actorwork.settings import Settings
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     # Type checkers bring it; `typing` has defaults from Python 3.13 on.
     from typing_extensions import TypeVar
+
+    from actorwork.policy.scaling import Scale
 
     A_co = TypeVar("A_co", covariant=True, default=Any)
 else:
@@ -334,7 +335,11 @@ class Process(Shown):
     @property
     def scale(self) -> Scale:
         """The bounds for the number of replicas."""
-        return self.replicas if isinstance(self.replicas, Scale) else Scale(min=self.replicas, max=self.replicas)
+        if not isinstance(self.replicas, int):
+            return self.replicas
+        from actorwork.policy.scaling import Scale  # noqa: PLC0415 - a start without a Process needs none
+
+        return Scale(min=self.replicas, max=self.replicas)
 
     def member(self, number: int) -> Process:
         """Return the description of one of its replicas."""
