@@ -16,8 +16,9 @@ Duration: TypeAlias = "float | timedelta | str"
 
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 IN_WORDS: Final = 'text such as "250ms", "30s" or "1h30m"'
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_WHOLE: Final = re.compile(rf"(?:{_PART.pattern})+")
+# Compiled when they are first used, as few programs write durations as text.
+_PART: Final = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
+_WHOLE: Final = rf"(?:{_PART})+"
 
 
 def parsed(text: str) -> float:
@@ -25,8 +26,8 @@ def parsed(text: str) -> float:
     text = text.strip()
     if text == "inf":
         return math.inf
-    if _WHOLE.fullmatch(text):
-        return math.fsum(float(number) * UNITS[unit] for number, unit in _PART.findall(text))
+    if re.fullmatch(_WHOLE, text):
+        return math.fsum(float(number) * UNITS[unit] for number, unit in re.findall(_PART, text))
     hint = f"; did you mean {text}s?" if re.fullmatch(r"\d+(\.\d+)?", text) else ""
     raise ValueError(f"{text!r} is not a duration such as 250ms, 30s, 5m or 1h30m{hint}")
 

@@ -66,12 +66,12 @@ class MailboxSettings(Value):
     stash: int = attrs.field(default=1000, validator=whole(1, 1_000_000))
 
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(B|KB|MB|KiB|MiB)")
+_SIZE: Final = r"(\d+(?:\.\d+)?) ?(B|KB|MB|KiB|MiB)"
 _SIZES: Final = {"B": 1, "KB": 1000, "MB": 1_000_000, "KiB": 1024, "MiB": 1_048_576}
 
 
 def _as_bytes(value: int | str) -> int:
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    found = re.fullmatch(_SIZE, value) if isinstance(value, str) else None
     return round(float(found[1]) * _SIZES[found[2]]) if found else cast("int", value)
 
 

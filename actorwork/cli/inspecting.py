@@ -19,8 +19,8 @@ from actorwork.cli.selecting import named_source
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.inspection import ActorInfo, Holder, Inspection, NodeInfo, Overview, SourceInfo
-    from actorwork.policy.minutes import Series
     from actorwork.policy.reports import EntityReport, PartReport
+    from actorwork.policy.series import Series
 
 T = TypeVar("T")
 

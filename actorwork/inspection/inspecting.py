@@ -33,8 +33,9 @@ from actorwork.inspection.values import (
     TreeInfo,
 )
 from actorwork.policy import history, idle
-from actorwork.policy.minutes import ALL, KEPT, Series, series_of
+from actorwork.policy.minutes import ALL, KEPT
 from actorwork.policy.reports import Counts, PartReport
+from actorwork.policy.series import Series, series_of
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker

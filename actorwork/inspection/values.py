@@ -15,8 +15,8 @@ import attrs
 from actorwork.message import Json, MessageInfo, Pause
 from actorwork.policy.history import Past
 from actorwork.policy.idle import Reason
-from actorwork.policy.minutes import Series
 from actorwork.policy.reports import EntityReport, HeldMessage, HoldUp, NodeReport, PartReport
+from actorwork.policy.series import Series
 from actorwork.shown import Value
 
 

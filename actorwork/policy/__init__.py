@@ -34,6 +34,11 @@ How a workflow ends:
 
     runs            plans, and the rules by which steps end, join and are cancelled
 
+What is charted:
+
+    minutes         what was handled in each minute, and how long it took
+    series          the minutes of two hours, as a chart draws them
+
 Shared values and declarations:
 
     values          versions, fencing tokens and sums

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from actorwork.abc import DeadLetters
 from actorwork.errors import BrokerError
@@ -25,7 +26,7 @@ from actorwork.streams.transport.redis_py import cannot
 
 _PAGE = 500
 
-_is_entry = re.compile(r"[0-9]+-[0-9]+").fullmatch
+_ENTRY: Final = r"[0-9]+-[0-9]+"
 """The form of an entry id; Redis refuses any other."""
 
 
@@ -52,7 +53,7 @@ class RedisDeadLetters(DeadLetters):
             return letters
 
     async def get(self, source: str, entry: str) -> DeadLetter | None:
-        if not _is_entry(entry):
+        if not re.fullmatch(_ENTRY, entry):
             return None
         key = keys.SourceKeys.of(source).dead
         with cannot(f"read the dead letter {entry} of {source!r}"):
@@ -87,7 +88,7 @@ class RedisDeadLetters(DeadLetters):
         """After a lost reply it is sent again and finds no letter: it returns False then, though this call has sent
         it.
         """
-        if not _is_entry(entry):
+        if not re.fullmatch(_ENTRY, entry):
             return False
         of = keys.SourceKeys.of(source)
         args = (of.prefix, entry, data, type or "", encoded_headers(headers_of_first_attempt(headers)))
@@ -95,7 +96,7 @@ class RedisDeadLetters(DeadLetters):
             return bool(await self._client.run_script(scripts.REPLAY_AS, (of.stream, of.dead), args, idempotent=True))
 
     async def drop(self, source: str, entries: Sequence[str]) -> int:
-        names = [entry for entry in entries if _is_entry(entry)]
+        names = [entry for entry in entries if re.fullmatch(_ENTRY, entry)]
         if not names:
             return 0
         with cannot(f"drop dead letters of {source!r}"):
@@ -107,7 +108,7 @@ class RedisDeadLetters(DeadLetters):
         return sorted(source for name in names if (source := keys.source_of_dead(name)) is not None)
 
     async def _of(self, source: str, limit: int, after: str | None = None) -> Sequence[DeadLetter]:
-        if limit <= 0 or not (after is None or _is_entry(after)):
+        if limit <= 0 or not (after is None or re.fullmatch(_ENTRY, after)):
             return ()
         start = "-" if after is None else f"({after}"
         key = keys.SourceKeys.of(source).dead

@@ -99,12 +99,12 @@ RELEASED: Final = "released"
 """The consumer that owns released entries; no node has this name."""
 
 ALL_DELAYED: Final = "actorwork:{*}:delayed"
-_DELAYED = re.compile(rb"actorwork:\{(.*)\}:delayed", re.DOTALL)
+_DELAYED: Final = rb"(?s)actorwork:\{(.*)\}:delayed"
 ALL_DEAD: Final = "actorwork:{*}:dead"
-_DEAD = re.compile(rb"actorwork:\{(.*)\}:dead", re.DOTALL)
+_DEAD: Final = rb"(?s)actorwork:\{(.*)\}:dead"
 
 ALL_GROUPS: Final = "actorwork:{*}:groups"
-_GROUPS = re.compile(rb"actorwork:\{(.*)\}:groups", re.DOTALL)
+_GROUPS: Final = rb"(?s)actorwork:\{(.*)\}:groups"
 
 ALL_ENTITIES: Final = "actorwork:{*}:entities:*"
 
@@ -271,28 +271,28 @@ def lock(name: str) -> str:
     return f"actorwork:lock:{name}"
 
 
-_OF_PRIORITY = re.compile(r"actorwork:\{(.*)\}:priority:([a-z]+)", re.DOTALL)
+_OF_PRIORITY: Final = r"(?s)actorwork:\{(.*)\}:priority:([a-z]+)"
 
 
 def source_and_level(stream: str) -> tuple[str, str] | None:
     """Return the source and the level of a stream for a priority."""
-    match = _OF_PRIORITY.fullmatch(stream)
+    match = re.fullmatch(_OF_PRIORITY, stream)
     return None if match is None else (match[1], match[2])
 
 
 def source_of_delayed(key: bytes) -> str | None:
     """Return the source whose messages a key holds back."""
-    match = _DELAYED.fullmatch(key)
+    match = re.fullmatch(_DELAYED, key)
     return None if match is None else match[1].decode(errors="replace")
 
 
 def source_of_groups(key: bytes) -> str | None:
     """Return the source whose groups a key names."""
-    match = _GROUPS.fullmatch(key)
+    match = re.fullmatch(_GROUPS, key)
     return None if match is None else match[1].decode(errors="replace")
 
 
 def source_of_dead(key: bytes) -> str | None:
     """Return the source whose dead letters a key holds."""
-    match = _DEAD.fullmatch(key)
+    match = re.fullmatch(_DEAD, key)
     return None if match is None else match[1].decode(errors="replace")

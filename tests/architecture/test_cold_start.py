@@ -64,12 +64,19 @@ NEVER = {
     "redis.connection": "a plain url is opened without it, see streams/transport/direct.py",
     "rich": "only the command line needs it",
     "shlex": "only a dead letter's line needs it",
-    "actorwork.actors.limits.shared": "only limits over all nodes need it",
+    "actorwork.actors.execution.batches": "only handlers of batches need it",
+    "actorwork.actors.execution.guarded": "only limits, batches and retries of handlers need it",
+    "actorwork.actors.limits.admission": "only limits need it",
+    "actorwork.actors.limits.limiters": "only limits need it",
     "actorwork.actors.refs.pool": "only system.pool() needs it",
     "actorwork.actors.tree.selection": "only only= and excluding= need it",
     "actorwork.cli": "a node is not the command line",
     "actorwork.clients": "only an actor that sends by `context.client` needs it",
     "actorwork.events.rare": "no start reports one of these, see events/__init__.py",
+    "actorwork.policy.limits": "only limits need it",
+    "actorwork.policy.scaling": "only a tree with a Process needs it",
+    "actorwork.policy.schedule": "only a tree with triggers needs it",
+    "actorwork.policy.series": "only charts need it",
     "actorwork.runtime.instruments": "only telemetry= needs it",
     "actorwork.runtime.reporting": "a node reports a second after its start",
     "actorwork.runtime.outline": "only looking at the tree needs it",
@@ -135,7 +142,7 @@ def test_an_example_without_its_extra_says_which_one_it_needs() -> None:
 def test_a_node_on_redis_imports_what_its_first_message_needs(trios: set[str], redis_url: str) -> None:
     modules_of(SEND, redis_url)
     loaded = modules_of(NODE, redis_url)
-    check(loaded, trios, at_most=180, never=NEVER | {"sqlite3": "only the embedded broker needs it"})
+    check(loaded, trios, at_most=165, never=NEVER | {"sqlite3": "only the embedded broker needs it"})
 
 
 def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trios: set[str], tmp_path: Path) -> None:
@@ -143,4 +150,4 @@ def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trio
     modules_of(SEND, url)
     loaded = modules_of(NODE, url)
     elsewhere = dict.fromkeys(("redis", "hiredis", "actorwork.streams"), "only Redis needs it")
-    check(loaded, trios, at_most=172, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=156, never=NEVER | elsewhere)

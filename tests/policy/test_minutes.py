@@ -6,19 +6,8 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from actorwork.policy.minutes import (
-    ALL,
-    BOUNDS,
-    MOST_SOURCES,
-    TOGETHER,
-    MinuteCounts,
-    Tally,
-    added,
-    fields_of,
-    from_fields,
-    percentile,
-    series_of,
-)
+from actorwork.policy.minutes import ALL, BOUNDS, MOST_SOURCES, TOGETHER, MinuteCounts, Tally, fields_of, from_fields
+from actorwork.policy.series import added, percentile, series_of
 from actorwork.policy.settlement import ACK, CANCELLED, EXPIRED, Ack, Fail, Failure, Reject, Retry
 
 durations = st.floats(1e-4, 5000)

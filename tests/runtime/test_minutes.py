@@ -11,7 +11,8 @@ from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
-from actorwork.policy.minutes import ALL, MinuteCounts, Tally, added
+from actorwork.policy.minutes import ALL, MinuteCounts, Tally
+from actorwork.policy.series import added
 from actorwork.policy.settlement import ACK
 from actorwork.runtime import engine
 from actorwork.runtime.reporting import minutes, reporter

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from actorwork.inspection import as_json
-from actorwork.policy.minutes import BOUNDS, MinuteCounts, series_of
+from actorwork.policy.minutes import BOUNDS, MinuteCounts
+from actorwork.policy.series import series_of
 from actorwork.web.charts import HEIGHT, LEAST, duration_chart, rate_chart, scale_of, short
 
 buckets = st.dictionaries(st.integers(0, len(BOUNDS)), st.integers(1, 10**9), max_size=5)

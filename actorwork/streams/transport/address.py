@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds for each step of getting in, unless the url says `socket_timeout` or `socket_connect_timeout`."""
-_UNKNOWN: Final = re.compile(r"unexpected keyword argument '(\w+)'")
+_UNKNOWN: Final = r"unexpected keyword argument '(\w+)'"
 _ANOTHER_NAME: Final = (62, 64)
 _NOT_NOW: Final = (9, 10)
 """Numbers of OpenSSL: a certificate for another host name, or another address; not valid yet, or not any more."""
@@ -136,7 +136,7 @@ def _try(connection_class: Callable[..., RedisPyConnection], options: Mapping[st
     try:
         connection_class(**options)
     except TypeError as error:
-        found = _UNKNOWN.search(str(error))
+        found = re.search(_UNKNOWN, str(error))
         if found is None:
             raise
         raise BrokerError(

@@ -119,7 +119,7 @@ _BY_CODE: Mapping[str, type[RedisError]] = {
 }
 
 
-_WITHIN_SCRIPT: Final = re.compile(r"^Error running script .*: -(READONLY|NOREPLICAS|MASTERDOWN) ", re.DOTALL)
+_WITHIN_SCRIPT: Final = r"(?s)^Error running script .*: -(READONLY|NOREPLICAS|MASTERDOWN) "
 """How 6.2 writes that a command was refused within a script; later versions begin with the code."""
 
 
@@ -127,7 +127,7 @@ def parse_error(reply: str) -> Exception:
     """Return an error reply as the exception that redis-py makes of it, as far as a difference matters here."""
     code, _, text = reply.partition(" ")
     kind = _BY_CODE.get(code)
-    if kind is ResponseError and (within := _WITHIN_SCRIPT.search(text)) is not None:
+    if kind is ResponseError and (within := re.search(_WITHIN_SCRIPT, text)) is not None:
         kind = _BY_CODE[within[1]]
     if kind is None:
         return ResponseError(reply)
