@@ -93,9 +93,7 @@ class Cell:
         self.admission: AdmissionQueue | None = None
         """Where deliveries wait for limits, if there are any."""
         if fed and (settings.limits or any(handler.limits for handler in self.handlers)):
-            from actorwork.actors.limits.admission import AdmissionQueue  # noqa: PLC0415 - few actors need it
-
-            self.admission = AdmissionQueue(self, services.limiters, services.start_soon)
+            self.admission = _admission_queue(self)
         self.supervisor: SupervisorRef | None = None
         """Whose child it is."""
         self.current: Incarnation | None = None
@@ -396,3 +394,9 @@ class Cell:
     def children(self) -> RunningSupervisor | None:
         """The supervisor of the actors that this one has spawned, if it has."""
         return None if self.current is None else self.current.children
+
+
+def _admission_queue(cell: Cell) -> AdmissionQueue:
+    from actorwork.actors.limits.admission import AdmissionQueue  # noqa: PLC0415 - few actors need it
+
+    return AdmissionQueue(cell, cell.services.limiters, cell.services.start_soon)
