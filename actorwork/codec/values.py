@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actorwork.message import Json
 
 _SCALARS: Final = frozenset({str, int, float, bool})
+_SHORT: Final = 10**18
 
 
 @cache
@@ -30,6 +31,8 @@ def encode_value(value: object) -> bytes:
     """Write any value that JSON can express, including attrs classes and dataclasses; raise `CodecError`."""
     if value is None:
         return b"null"
+    if type(value) is int and -_SHORT < value < _SHORT:
+        return b"%d" % value  # As members of groups return; the encoder takes six times as long.
     if type(value) in _SCALARS:
         return dumps(value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     return dumps(_unstructure()(value, None))

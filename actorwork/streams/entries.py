@@ -27,6 +27,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
@@ -34,6 +35,7 @@ import attrs
 from actorwork.message import (
     ATTEMPT,
     FAILED,
+    FLOW,
     NO_HEADERS,
     REPLY_TO,
     RESULT_TTL,
@@ -232,7 +234,7 @@ def delivery_from(
                     )
     elif count == _OF_STEP and fields[::2] == _STEP_FIELDS and fields[1] and fields[5]:
         try:
-            headers, attempt = _headers_from(fields[5])
+            headers, attempt = _headers_of_step(fields[5])
         except (ValueError, RecursionError):
             pass  # as below, where it is said
         else:
@@ -342,6 +344,33 @@ def _json_from(raw: bytes) -> Json:
 _STEP_FIELDS: Final = [b"id", b"data", b"headers", b"claim", b"type"]
 """Those of a step of a run, in the order in which `lua/join.lua` writes them, if it has no others."""
 _OF_STEP: Final = 2 * len(_STEP_FIELDS)
+
+
+_FLOW_LAST: Final = b'"%b":"' % FLOW.encode()
+
+
+def _headers_of_step(raw: bytes) -> tuple[Mapping[str, Json], int]:
+    """Read headers as `_headers_from` does. Those of a run's steps differ in the last one: the others are read once."""
+    at = raw.rfind(_FLOW_LAST)
+    if at > 0 and raw.endswith(b'"}'):
+        step, shared = raw[at + len(_FLOW_LAST) : -2].decode(), _headers_before(raw[:at])
+        if shared is not None and '"' not in step and "\\" not in step and step.isprintable():
+            headers, attempt = shared
+            return {**headers, FLOW: step}, attempt
+    return _headers_from(raw)
+
+
+@lru_cache(64)
+def _headers_before(raw: bytes) -> tuple[Mapping[str, Json], int] | None:
+    """Read the headers before that of the step; None if they have to be read with it."""
+    try:
+        headers, attempt = _headers_from(raw + _FLOW_LAST + b'"}')
+    except (ValueError, RecursionError):
+        return None
+    is_plain = FLOW in headers and all(
+        value is None or isinstance(value, str | int | float) for value in headers.values()
+    )
+    return (headers, attempt) if is_plain else None
 
 
 def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:

@@ -98,7 +98,11 @@ class SettleCalls:
         for token in tokens:
             args += token[:2]
         try:
+            steps = _Steps(args, in_flight)
             for delivery, settlement, published in others:
+                if type(settlement) is Ack and steps.add(delivery, settlement, published):
+                    continue
+                steps.end()
                 _add_other(args, in_flight, delivery, settlement, published, self.outbox)
         except (ValueError, RecursionError) as error:
             # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
@@ -268,11 +272,6 @@ def _add_other(
     published: Sequence[Envelope],
     outbox: Outbox | None,
 ) -> None:
-    if type(settlement) is Ack:
-        of_step = _step_args(in_flight, delivery, settlement, published)
-        if of_step is not None:
-            args += of_step
-            return
     outcome: Outcome | None = None
     extras: tuple[str | int | bytes, ...] = ()
     change: StateChange | None = None
@@ -324,33 +323,55 @@ def _add_other(
     args += extras
 
 
-def _step_args(
-    in_flight: InFlightEntries, delivery: Delivery, settlement: Ack, published: Sequence[Envelope]
-) -> tuple[bytes | str | int, ...] | None:
-    """Return the settlement of a step of a run in short; None if there is more to it than what it returned."""
-    headers = delivery.headers
-    flow = headers.get(FLOW) if headers else None
-    if (
-        not isinstance(flow, str)
-        or '"' in flow
-        or published
-        or RESULT_TTL in headers
-        or REPLY_TO in headers
-        or settlement.starts
-        or settlement.continues is not None
-        or settlement.expands is not None
-        or settlement.state is not None
-        or len(delivery.token) == _BARE  # An entry of another producer, which names a run.
-    ):
-        return None
-    entry, count, _, (key, unique, claim) = delivery.token
-    life = in_flight.lives.get(entry)
-    if key or unique or (life is not None and life.progress is not None):
-        return None
-    result = b"null" if settlement.result is None else settlement.result
-    actor = in_flight.subscription.actor
-    received, started = ("", "") if life is None else life.times()
-    return "step", entry, count, delivery.id, claim, flow, result, delivery.attempt, received, started, actor
+class _Steps:
+    """Adds settlements of steps of runs in short: what many that follow each other have in common is said once."""
+
+    def __init__(self, args: list[Any], in_flight: InFlightEntries) -> None:
+        self._args = args
+        self._in_flight = in_flight
+        self._common: tuple[object, ...] | None = None
+        self._counted_at = 0
+
+    def add(self, delivery: Delivery, settlement: Ack, published: Sequence[Envelope]) -> bool:
+        """Add a settlement; return False if it is not of a step, or if there is more to it than what it returned."""
+        headers = delivery.headers
+        flow = headers.get(FLOW) if headers else None
+        if (
+            not isinstance(flow, str)
+            or published
+            or RESULT_TTL in headers
+            or REPLY_TO in headers
+            or settlement.starts
+            or settlement.continues is not None
+            or settlement.expands is not None
+            or settlement.state is not None
+            or len(delivery.token) == _BARE  # An entry of another producer, which names a run.
+        ):
+            return False
+        entry, count, _, (key, unique, claim) = delivery.token
+        of, _, number = flow.rpartition("/")
+        life = self._in_flight.lives.get(entry)
+        if key or unique or (life is not None and life.progress is not None):
+            return False
+        _, _, run = of.partition("/")
+        if not run or not (number.isascii() and number.isdecimal()) or delivery.id != f"{run}/{number}":
+            return False  # A step that was retried, or a header that was copied.
+        received, started = ("", "") if life is None else life.times()
+        common = (of, delivery.attempt, count, received, started)
+        args = self._args
+        if common == self._common:
+            args[self._counted_at] += 1
+        else:
+            self._common = common
+            actor = self._in_flight.subscription.actor
+            self._counted_at = len(args) + 7
+            args += ("steps", of, actor, delivery.attempt, count, received, started, 1)
+        args += (entry, number, claim, b"null" if settlement.result is None else settlement.result)
+        return True
+
+    def end(self) -> None:
+        """What is added next follows something else."""
+        self._common = None
 
 
 def delivery_args(

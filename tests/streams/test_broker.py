@@ -30,7 +30,7 @@ from actorwork.events import (
     Released,
     Settled,
 )
-from actorwork.message import ATTEMPT, REPLY_TO, RESULT_TTL, Delivery, Envelope, Json, Outcome
+from actorwork.message import ATTEMPT, FLOW, REPLY_TO, RESULT_TTL, Delivery, Envelope, Json, Outcome
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.settings import DeadLetterSettings
 from actorwork.streams import reader
@@ -259,6 +259,27 @@ async def test_a_foreign_entry_is_its_fields(redis_url: str):
         node.settle(orders, again, Ack())
         await node.wait_settled()
         assert await scene.length("orders") == 0
+
+
+async def test_entries_that_pose_as_steps_of_a_run_are_settled_like_any_others(redis_url: str):
+    orders = subscription(capacity=100)
+    numbers = ("0", "1", "007", "\u0661", "-1", "1.5", "99999999999999999999", "")
+    flows = [*(f"orders/r/{one}" for one in numbers), "orders/no run/1", "a/b/c/1", "a/1", "/1", 'orders/"/1']
+    async with open_scene(redis_url) as scene, scene.node(orders) as node:
+        run = "actorwork:{orders}:flow:r"
+        await scene.call("HSET", run, "status", "STARTED", "secret", "s", "open", 2, "total", 2, "ttl", 1000)
+        await scene.call("HSET", f"{run}:state", "s0", 1, "s1", 1)
+        for flow in flows:
+            headers = json.dumps({FLOW: flow}, ensure_ascii=False)
+            message_id = flow.partition("/")[2] or flow
+            entry = ("id", message_id, "data", "1", "headers", headers, "claim", "guessed", "type", "T")
+            await scene.call("XADD", "orders", "*", *entry)
+        for delivery in [await inbox(orders).take_one() for _ in flows]:
+            node.settle(orders, delivery, Ack(b"7"))
+        await node.wait_settled()
+        assert await scene.length("orders") == await scene.pending("orders", "group-a") == 0
+        assert await scene.call("HGETALL", f"{run}:state") == {b"s0": b"1", b"s1": b"1"}
+        assert await scene.call("KEYS", "actorwork:{orders}:state:*") == []
 
 
 async def test_entries_from_before_the_first_start_are_all_read(redis_url: str):

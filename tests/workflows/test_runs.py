@@ -546,6 +546,11 @@ async def test_the_header_of_a_step_counts_only_in_the_message_that_the_run_has_
         await stage.broker.publish([Envelope(home, "forged", b'{"number":7}', "Square", forged)])
         await stage.broker.publish([Envelope(home, "odd", b'{"number":7}', "Square", {FLOW: "a/b"})])
         await stage.broker.publish([Envelope(home, "odder", b'{"number":7}', "Square", {FLOW: 'a"/b/1'})])
+        await stage.broker.publish(
+            [Envelope(home, "mine/\u0660", b'{"number":7}', "Square", {FLOW: f"{home}/mine/\u0660"})]
+        )
+        await stage.broker.publish([Envelope(home, "mine/00", b'{"number":7}', "Square", {FLOW: f"{home}/mine/00"})])
+        await stage.broker.publish([Envelope(home, "b/c/1", b'{"number":7}', "Square", {FLOW: "a/b/c/1"})])
         async with stage.open_system():
             assert await run.result() == 4
             assert (await run.info()).done == 1

@@ -992,7 +992,7 @@ local function join_all()
     waiting, in_order = {}, {}
     for _, page in ipairs(joined) do
       local r, steps, ids = page.r, page.steps, page.ids
-      local numbers, returned, is_held = {}, {}, false
+      local numbers, returned, is_held, joined_at = {}, {}, false, {}
       for first = 1, #steps, CHUNK / 2 do
         local last = math.min(first + CHUNK / 2 - 1, #steps)
         local asked = {}
@@ -1007,14 +1007,68 @@ local function join_all()
             numbers[#numbers + 1] = steps[i]
             returned[#returned + 1] = page.returned[i]
             is_held = is_held or state == '3'
+            joined_at[i] = true
           end
         end
       end
-      if not is_held and #numbers > 0 and OPEN[r.status] then
+      local is_joined = not is_held and #numbers > 0 and OPEN[r.status]
+      for i, life in ipairs(page.lives) do
+        if not life then
+          -- Its life has ended already, or it has none.
+        elseif is_joined and joined_at[i] then
+          lives.finish_joined(life, ids[i], page.claims[i], r.ttl)
+        else
+          lives.finish_done(life, ids[i], page.claims[i])
+        end
+      end
+      if is_joined then
         end_done(r, numbers, returned)
       end
       for i = 1, is_held and #numbers or 0 do -- A failure is taken back: one by one.
         end_step(r, tonumber(numbers[i]), state_of(r, numbers[i]), { how = 'done', value = returned[i] })
+      end
+    end
+  end
+
+  -- Notes that a step is done; `life` is what its life is ended with, if that is not over yet.
+  local function wait_for_others(r, number, id, value, claim, life)
+    local page = waiting[r]
+    local before = page and page.id_of[number]
+    if before and before ~= id then -- Of two attempts: which of them counts is known when the first is joined.
+      join_waiting()
+      page, before = nil, nil
+    end
+    if not page then
+      page = { r = r, steps = {}, ids = {}, returned = {}, lives = {}, claims = {}, id_of = {} }
+      waiting[r] = page
+      in_order[#in_order + 1] = page
+    end
+    if not before then
+      local n = #page.steps + 1
+      page.id_of[number] = id
+      page.steps[n], page.ids[n], page.returned[n], page.lives[n], page.claims[n] = number, id, value, life or false, claim
+    elseif life then -- Of two ends of one message the first counts.
+      lives.finish_done(life, id, claim)
+    end
+  end
+
+  -- Joins the steps of settle.lua's kind 'steps': all done, of one run.
+  local function join_many(many)
+    local r, elsewhere = run_of(many.of)
+    local run = string.match(many.of, '/(.+)$') .. '/'
+    for n, number in ipairs(many.numbers) do
+      local id, claim = run .. number, many.claims[n]
+      if elsewhere then
+        away.act(elsewhere, 'end', many.of .. '/' .. number, id, claim, 'done', many.values[n], '')
+      end
+      if r and claim == step_claim(r.secret, id) and tonumber(number) < RESULT then
+        wait_for_others(r, number, id, many.values[n], claim, many.life)
+      else
+        lives.finish_done(many.life, id, claim)
+        if r and claim == step_claim(r.secret, id) and tonumber(number) > RESULT then
+          join_waiting()
+          undone(r, number - RESULT - 1)
+        end
       end
     end
   end
@@ -1024,6 +1078,9 @@ local function join_all()
     local noted = ended_steps[i]
     if not noted then
       join_waiting() -- It may note further ends.
+    elseif noted.numbers then
+      join_many(noted)
+      i = i + 1
     else
       local of, number = step_in(noted.flow)
       local r, elsewhere
@@ -1039,21 +1096,7 @@ local function join_all()
       if r and noted.claim == step_claim(r.secret, noted.id) then
         local step = tonumber(number)
         if step < RESULT and noted.ended.how == 'done' then
-          local page = waiting[r]
-          if not page then
-            page = { r = r, steps = {}, ids = {}, returned = {}, id_of = {} }
-            waiting[r] = page
-            in_order[#in_order + 1] = page
-          end
-          local before = page.id_of[number]
-          if before and before ~= noted.id then -- Of two attempts: which of them counts is known when the first is joined.
-            join_waiting()
-            i = i - 1
-          elseif not before then -- Of two ends of one message the first counts.
-            local n = #page.steps + 1
-            page.id_of[number] = noted.id
-            page.steps[n], page.ids[n], page.returned[n] = number, noted.id, noted.ended.value
-          end
+          wait_for_others(r, number, noted.id, noted.ended.value, noted.claim)
         else
           join_waiting()
           if step > RESULT then

@@ -27,7 +27,7 @@
 -- One that waits adds its fields and its place in the list, in and out. Records are small JSON: ids, no payloads.
 
 local KIND_OF_FAILURE = { Expired = 'expired', Cancelled = 'cancelled', Lost = 'lost' }
-local ended_steps = {} -- Steps of runs that this script has ended.
+local ended_steps = {} -- Steps of runs that this script has ended, one by one or many of a run (join.lua).
 
 -- The step of a run that an outcome is that of, or nil.
 local function flow_in(outcome)

@@ -14,9 +14,9 @@
 --         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
 --           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.
---       kind 'step' is the ack of a step of a run that no more is asked of, as nearly all are. It has fewer values: entry id,
---         delivery count, message id, claim, the step of the run, what it returned, attempt, when it was received and begun (ms;
---         '' if that is not known), actor.
+--       kind 'steps' are acks of steps of one run, of which no more is asked, as of nearly all: home and run, the actor, attempt,
+--         delivery count, when they were received and begun (ms; '' if that is not known), how many; then for each: entry id,
+--         number of the step, claim, what it returned. The id of such a message is that of the run, a slash and the number.
 --       A kind that begins with '=' ('=ack', '=start', '=expand', '=keep') also changes the state of the delivery's key: last come
 --         the seven values of entities.lua.
 --       The last value is how many messages the node takes at once, if others have entered the stream as these have left.
@@ -83,32 +83,29 @@ local function needs_of_entry()
   return { { 'XADD', stream, '0-0', 'data', '' }, { 'XRANGE', stream, '0-0', '0-0' }, { 'HEXISTS', prefix .. 'waiting', '' } }
 end
 
--- Settles the step of a run whose kind is ARGV[i]: what the loop below would do, and no more.
-local function settle_step(i)
-  local id, count, message_id, claim, flow = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  local lacking = lacks_join(step_in(flow) or flow)
-  if settled[id] or not mine(id, count) then
-    fenced[#fenced + 1] = which
-  elseif lacking then
-    refused[#refused + 1] = which
-    refused[#refused + 1] = lacking
-  else
-    settled[id] = true
-    acked[#acked + 1] = id
-    if claim ~= '' then
-      local attempt, received, started, actor = ARGV[i + 7], ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
-      local more
-      if received == '' then -- It was noted before.
-        more = { 'attempt', attempt, 'count', count }
-      elseif started == '' then
-        more = { 'attempt', attempt, 'count', count, 'received', received, 'actor', actor, 'node', consumer }
-      else
-        more = { 'attempt', attempt, 'count', count, 'received', received, 'actor', actor, 'node', consumer, 'started', started }
-      end
-      lives.finish(prefix, message_id, claim, 'done', nil, 1, 0, more)
+-- Settles the steps of a run whose kind is ARGV[i]: what the loop below would do, and no more. Returns where the next one begins.
+local function settle_steps(i)
+  local of, count, beyond = ARGV[i + 1], ARGV[i + 4], i + 8 + 4 * ARGV[i + 7]
+  local life = lives.of_done(prefix, ARGV[i + 2], consumer, ARGV[i + 3], count, ARGV[i + 5], ARGV[i + 6])
+  local lacking, n = lacks_join(of), 0
+  local numbers, claims, values = {}, {}, {}
+  for at = i + 8, beyond - 1, 4 do
+    local id = ARGV[at]
+    if settled[id] or not mine(id, count) then
+      fenced[#fenced + 1] = which
+    elseif lacking then
+      refused[#refused + 1] = which
+      refused[#refused + 1] = lacking
+    else
+      settled[id] = true
+      acked[#acked + 1] = id
+      n = n + 1
+      numbers[n], claims[n], values[n] = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
     end
-    ended_steps[#ended_steps + 1] = { flow = flow, id = message_id, ended = { how = 'done', value = ARGV[i + 6] }, claim = claim }
+    which = which + 1
   end
+  ended_steps[#ended_steps + 1] = { of = of, life = life, numbers = numbers, claims = claims, values = values }
+  return beyond
 end
 
 -- Reads for the node what it would read next, once messages have entered the stream as others of their keys have left: the
@@ -134,10 +131,8 @@ local room = tonumber(table.remove(ARGV))
 local last = #ARGV
 while i <= last do
   local kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  while kind == 'step' do
-    settle_step(i)
-    which = which + 1
-    i = i + 11
+  while kind == 'steps' do
+    i = settle_steps(i)
     kind, id, count, message_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   end
   if not kind then

@@ -179,6 +179,47 @@ do
     return true
   end
 
+  -- What is known of the lives of some messages that are done, all in the same way: for `finish_joined` and `finish_done`.
+  function lives.of_done(prefix, actor, node, attempt, count, received, started)
+    local more = { 'attempt', attempt, 'count', count }
+    if received ~= '' then -- Else it was noted before.
+      more = { 'attempt', attempt, 'count', count, 'received', received, 'actor', actor, 'node', node }
+      if started ~= '' then
+        more[11], more[12] = 'started', started
+      end
+    end
+    return { prefix = prefix, more = more, is_first = attempt == '1' and count == '1' and received ~= '' }
+  end
+
+  -- Ends the life of a message that is done.
+  function lives.finish_done(life, message_id, claim)
+    if claim ~= '' then
+      lives.finish(life.prefix, message_id, claim, 'done', nil, 1, 0, life.more)
+    end
+  end
+
+  -- The same of a step whose end its run has accepted, so that nothing has to be read: the run has proved the claim, and that it
+  -- has not ended before; it is kept for the run's `ttl`. Of a first delivery of which nothing was noted before, the version is
+  -- known, and no failure has to be taken back.
+  function lives.finish_joined(life, message_id, claim, ttl)
+    if life.is_cancelled == nil then
+      life.is_cancelled = life.is_first and not lives.lacks(life.prefix) and redis.call('EXISTS', life.prefix .. 'cancelled') == 1
+    end
+    if not life.is_first or life.is_cancelled or lives.lacks(life.prefix) then
+      return lives.finish_done(life, message_id, claim)
+    end
+    local changes = life.changes
+    if not changes then
+      ended_at = ended_at or whole(now_ms())
+      changes = { 'status', 'SUCCESS', 'ended', ended_at, 'version', '2', unpack(life.more) }
+      life.changes = changes
+    end
+    local key = life.prefix .. 'state:' .. message_id
+    redis.call('HSET', key, unpack(changes))
+    redis.call('PEXPIRE', key, ttl)
+    redis.pcall('PUBLISH', life.prefix .. 'watch:' .. message_id, 'SUCCESS')
+  end
+
   -- Where an open message is (as in order.lua), and whether it was cancelled; nil and false if it is over, or not known. Third,
   -- its status.
   function lives.place(prefix, message_id)
