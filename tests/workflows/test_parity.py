@@ -117,13 +117,13 @@ def test_a_story_ends_alike_at_every_broker(title: str, redis_url: str, cluster:
 def test_a_story_ends_alike_where_all_that_goes_to_other_slots_arrives_twice(
     title: str, cluster: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver = forwarding.deliver
+    deliver = forwarding._deliver  # pyright: ignore[reportPrivateUsage] # it has no other seam
 
     async def deliver_twice(*args: Any, **options: Any) -> None:
         for _ in range(2):
             await deliver(*args, **options)
 
-    monkeypatch.setattr(forwarding, "deliver", deliver_twice)
+    monkeypatch.setattr(forwarding, "_deliver", deliver_twice)
     monkeypatch.setattr(forwarding, "AT_ONCE", 1)
     check(STORIES[title], tmp_path, cluster.url)
 
