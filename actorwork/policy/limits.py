@@ -33,8 +33,8 @@ The outcome of a message that began before the circuit opened no longer changes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, TypeAlias, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -97,6 +97,33 @@ class RateLimit(Value):
     def ahead(self) -> int:
         """The most deliveries to hold while they wait for the rate: what is not held may run on another node."""
         return max(1, math.ceil(AHEAD / self.interval))
+
+
+RATES: Final = ("rate", "per", "burst")
+"""The fields of a `RateLimit` that may change while a system runs."""
+L = TypeVar("L")
+
+
+@attrs.frozen(repr=False)
+class Rates(Value):
+    """Changes of rates: fields of `RateLimit` by the names of limits, and by the titles of actors for one without."""
+
+    limits: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict[str, Mapping[str, float]])
+    actors: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict[str, Mapping[str, float]])
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.limits), tuple(self.actors)))
+
+    def of(self, limit: object, whose: str) -> Mapping[str, float]:
+        """Return what is changed in a limit of an actor."""
+        if not isinstance(limit, RateLimit):
+            return {}
+        return self.limits.get(limit.name, {}) if limit.name else self.actors.get(whose, {})
+
+    def applied_to(self, limit: L, whose: str) -> L:
+        """Return a limit with what is changed in it."""
+        changed = self.of(limit, whose)
+        return attrs.evolve(cast("Any", limit), **changed) if changed else limit
 
 
 @attrs.frozen(eq=False, repr=False)

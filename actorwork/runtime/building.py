@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actorwork.actors.execution.watchdog import Watchdog
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.life.consumer import Consumer
     from actorwork.actors.life.services import Resident
+    from actorwork.policy.limits import Rates
     from actorwork.runtime.instruments import SystemInstruments
     from actorwork.runtime.options import Options
     from actorwork.runtime.processes.config import OpenSystem
@@ -89,6 +90,7 @@ class Members:
             child.title: spec.title for spec in processes_of(root) for child in actors_of(spec, everywhere=True)
         }
         """The process of each actor that is in another one."""
+        self._rates: Rates | None = None
         self.scaled: list[RunningSupervisor] = []
         """The groups of replicas whose number changes."""
         self._process_services: ProcessServices | None = None
@@ -110,6 +112,19 @@ class Members:
     def processes(self) -> Iterable[ProcessChild]:
         """The processes that run."""
         return () if self._process_services is None else self._process_services.running
+
+    def change_rates(self, rates: Rates) -> Collection[tuple[str, str]]:
+        """Change the rates of limits in the processes, also in those that start later; see `System.change_rates`."""
+        self._rates = rates
+        if self._process_services is not None:
+            for process in self._process_services.running:
+                process.change_rates(rates)
+        return {
+            ("limits", limit.name) if limit.name else ("actors", child.title)
+            for child in actors_of(self.root.spec, everywhere=True)
+            for limit in child.settings.limits
+            if rates.of(limit, child.title)
+        }
 
     @property
     def has_processes(self) -> bool:
@@ -154,6 +169,7 @@ class Members:
                 is_ending=lambda: host.is_ending,
                 forced=host.note_force,
                 metrics=getattr(host.emit, "registry", None),
+                rates=lambda: self._rates,
             )
         return ProcessChild(spec, self._process_services)
 

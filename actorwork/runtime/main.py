@@ -44,6 +44,7 @@ from actorwork.stacks import frame_of_thread
 from actorwork.telemetry.configuring import change_levels, configure
 
 if TYPE_CHECKING:
+    from actorwork.policy.limits import Rates
     from actorwork.runtime.configuration.loading import Configuration
     from actorwork.runtime.options import Configured
 
@@ -129,10 +130,7 @@ async def _main(tree: object, options: SystemOptions, signals: _Signals, given: 
             # Imported here: only a program with files of settings needs it.
             from actorwork.runtime.configuration.reloading import reload_on_hangup  # noqa: PLC0415
 
-            def change(level: str) -> bool:
-                return systems[-1].change_log_levels(level) if systems else change_levels(level)
-
-            nursery.start_soon(reload_on_hangup, cast("Configuration", config), given, change)
+            nursery.start_soon(reload_on_hangup, cast("Configuration", config), given, _Running(systems))
         # A start is cancelled by the first signal, at whatever it waits for: there is nothing to end in stages.
         with starting:
             await trio.lowlevel.checkpoint()  # For a signal that came before: nothing is begun then.
@@ -140,6 +138,19 @@ async def _main(tree: object, options: SystemOptions, signals: _Signals, given: 
                 await system.wait_stopped()
         nursery.cancel_scope.cancel(reason="the system has ended")
     return any(system.forced for system in systems)
+
+
+class _Running:
+    """The system, once it runs, as SIGHUP changes it."""
+
+    def __init__(self, systems: Sequence[System]) -> None:
+        self._systems = systems
+
+    def change_log_levels(self, level: str) -> bool:
+        return self._systems[-1].change_log_levels(level) if self._systems else change_levels(level)
+
+    def change_rates(self, rates: Rates) -> Collection[tuple[str, str]]:
+        return self._systems[-1].change_rates(rates) if self._systems else ()
 
 
 async def _act_on(signals: _Signals, systems: list[System], starting: trio.CancelScope) -> None:

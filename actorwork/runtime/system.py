@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, cast, overload
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Supervisor
     from actorwork.clients.client import Client
     from actorwork.clients.entities import EntityRef
+    from actorwork.policy.limits import Rates
     from actorwork.runtime.configuration.loading import Configuration, Files
     from actorwork.runtime.options import Configured
     from actorwork.runtime.outline import Branch
@@ -247,6 +248,16 @@ class System:
         for process in self._engine.members.processes:
             process.change_log_levels(str(level))
         return True
+
+    def change_rates(self, rates: Rates) -> Collection[tuple[str, str]]:
+        """Change the rates of limits in this process and in those of its tree, also in those that start later.
+
+        What is declared stays as it is: rates that are not named, or no longer, are those that were declared. Returns
+        which of these limits and actors (kind and name) the tree has: `("limits", "tax")`.
+        """
+        members = self._engine.members
+        members.services.limiters.change_rates(rates)
+        return members.change_rates(rates)
 
     async def wait_drained(self) -> None:
         """Wait until it has stopped its intake and has nothing in flight any more."""

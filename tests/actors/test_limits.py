@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -25,7 +25,7 @@ from actorwork import (
 from actorwork.actors.limits.shared import SLOT_TTL
 from actorwork.embedded.limiter import EmbeddedLimitStore
 from actorwork.events import BrokerTrouble, CircuitChanged
-from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit
+from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit, Rates
 from actorwork.policy.retry import Fixed
 from actorwork.policy.settlement import Ack
 from actorwork.testing import MemoryBroker, TestSystem, open_test_system
@@ -578,3 +578,35 @@ async def test_while_the_broker_cannot_count_messages_wait(mock_clock: trio.test
         await system.drain()
         assert len(system.of(BrokerTrouble)) == 3
     assert log.tries == Counter(range(3))
+
+
+@pytest.mark.parametrize("scope", ["node", "global"])
+async def test_a_rate_changes_while_messages_wait_for_it(
+    mock_clock: trio.testing.MockClock, scope: Literal["node", "global"]
+):
+    log = Log()
+    slow = RateLimit(1, per=600, burst=1, scope=scope, name="slow")
+    async with open_test_system(log.actor(slow, title="worker")) as system:
+        worker = system.client.ref("worker")
+        for n in range(4):
+            await worker.tell({"n": n})
+        await trio.sleep(30)
+        assert len(log.began) == 1
+        assert system.system.change_rates(Rates({"other": {"rate": 9}})) == set()
+        assert system.system.change_rates(Rates({"slow": {"rate": 600}})) == {("limits", "slow")}
+        # What is reserved already stays so; at the broker, that is one message ahead.
+        await trio.sleep(605 if scope == "node" else 1205)
+        assert len(log.began) == 4
+        assert log.began[3] - log.began[2] == pytest.approx(1, abs=0.1)
+
+
+async def test_the_rate_of_an_actor_without_a_name_changes_also_before_its_first_message(
+    mock_clock: trio.testing.MockClock,
+):
+    log = Log()
+    async with open_test_system(log.actor(RateLimit(1, per=600, burst=1), title="worker")) as system:
+        assert system.system.change_rates(Rates({}, {"worker": {"rate": 600}})) == {("actors", "worker")}
+        for n in range(4):
+            await system.client.ref("worker").tell({"n": n})
+        await trio.sleep(10)
+        assert len(log.began) == 4

@@ -1,6 +1,7 @@
 """`actorwork config`, and what files, variables and flags set for `actorwork run`."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ class Till(Actor):
         settings = self.context._actor.settings
         of = (settings.concurrency, settings.mailbox.capacity, settings.limits[0].rate)
         print("runs", *of, "in", os.getpid(), flush=True)
+        (rate,) = self.context._actor.admission.limiters
+        print("rate", rate._limit.rate, flush=True)
         print("logs at", logging.getLogger("market").getEffectiveLevel(), flush=True)
 
 
@@ -146,7 +149,7 @@ def test_at_a_hangup_the_file_is_read_again_and_what_cannot_change_is_named(mark
         found = "".join(lines_until(process, "lease has changed", of_log=True))
         found += "".join(lines_until(process, "grace stays", of_log=True) if "grace stays" not in found else [])
         found += "".join(lines_until(process, "log_level is", of_log=True) if "log_level is" not in found else [])
-        assert "SIGHUP: lease has changed, which takes effect at the next start" in found
+        assert "SIGHUP: lease has changed, and needs a restart to take effect" in found
         assert "SIGHUP: grace stays as it is: the call or a flag sets it" in found
         assert "INFO actorwork.run: SIGHUP: log_level is DEBUG now" in found
         assert "concurrency" not in found
@@ -158,19 +161,29 @@ def test_at_a_hangup_the_file_is_read_again_and_what_cannot_change_is_named(mark
     assert code == 0, logs
 
 
-def test_a_hangup_changes_the_level_of_the_logs_in_the_processes_that_run(market: Shell):
+def test_a_hangup_changes_levels_and_rates_in_the_processes_that_run_and_in_those_to_come(market: Shell):
     with market.start("run", "market:tree", "--config", "actorwork.toml") as process:
         market("send", "orders", "1")
+        assert lines_until(process, "rate")[-1].strip() == "rate 5"
         assert lines_until(process, "logs at")[-1].strip() == "logs at 20"
-        (market.folder / "actorwork.toml").write_text(f'log_level = "INFO,market=DEBUG"\n{FILE}')
+        changed = f'log_level = "INFO,market=DEBUG"\n{FILE.replace("rate = 5", "rate = 7")}'
+        (market.folder / "actorwork.toml").write_text(changed)
         process.send_signal(signal.SIGHUP)
-        lines_until(process, "log_level is INFO,market=DEBUG now, in all processes of the tree", of_log=True)
+        told = "".join(lines_until(process, "limits.tax.rate is 7 now, in all processes of the tree", of_log=True))
+        what = "log_level is INFO,market=DEBUG now, in all processes of the tree"
+        assert what in told or lines_until(process, what, of_log=True)
         for number in range(60):  # The process learns it beside its messages, and perhaps after the first of these.
             market("send", "orders", str(number))
-            if lines_until(process, "logs at")[-1].strip() == "logs at 10":
+            pid = lines_until(process, "runs")[-1].split()[-1]
+            rate = lines_until(process, "rate")[-1].strip()
+            if (rate, lines_until(process, "logs at")[-1].strip()) == ("rate 7", "logs at 10"):
                 break
         else:
-            pytest.fail("the level of the logs has not changed in the process")
+            pytest.fail("neither the level of the logs nor the rate has changed in the process")
+        os.kill(int(pid), signal.SIGKILL)
+        market("send", "orders", "1")
+        assert lines_until(process, "runs")[-1].split()[-1] != pid
+        assert lines_until(process, "rate")[-1].strip() == "rate 7"
         process.terminate()
         code, logs = ended(process)
     assert code == 0, logs

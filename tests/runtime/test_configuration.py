@@ -1,11 +1,14 @@
 """What an operator sets: its sources and their order, what is refused and how, and its effect on a tree."""
 
 import json
+import logging
+import os
 import pickle
 import re
+import signal
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from jsonschema import Draft202012Validator
 
 from actorwork import (
@@ -37,13 +41,16 @@ from actorwork import (
     receive,
 )
 from actorwork.actors.tree.walking import root_of
+from actorwork.policy.limits import Rates
 from actorwork.runtime.configuration.changing import actors_in, processes_in
 from actorwork.runtime.configuration.fields import TABLES, ProgramFields
 from actorwork.runtime.configuration.loading import Configuration
+from actorwork.runtime.configuration.reloading import reload_on_hangup
 from actorwork.runtime.configuration.schema import schema
 from actorwork.runtime.configuration.sources import kind_of, options_of, variables_of
 from actorwork.runtime.options import Options, RunOptions
 from actorwork.testing import open_test_system
+from tests.patience import PATIENCE
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "config" / "default.toml"
 
@@ -652,3 +659,52 @@ def test_a_task_and_a_partial_are_left_as_they_are(tmp_path: Path):
     assert isinstance(later, Child)
     assert task.actor is None
     assert (later.shutdown, later.settings.concurrency) == (3, 2)
+
+
+class Recorded:
+    """A system that notes what is changed in it."""
+
+    def __init__(self, *known: tuple[str, str]) -> None:
+        self.known = known
+        self.rates: list[Rates] = []
+
+    def change_log_levels(self, level: str) -> bool:
+        return True
+
+    def change_rates(self, rates: Rates) -> Collection[tuple[str, str]]:
+        self.rates.append(rates)
+        return self.known
+
+
+async def test_at_a_hangup_rates_change_that_the_tree_has_and_each_other_change_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    file = tmp_path / "a.toml"
+    file.write_text("[limits.tax]\nrate = 5\n[limits.old]\nrate = 1\n[actors.till.rate_limit]\nrate = 1\n")
+    running = Recorded(("limits", "tax"), ("actors", "till"))
+    configuration = load_configuration([file])
+    caplog.set_level(logging.INFO)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload_on_hangup, configuration, (), running)
+        await trio.testing.wait_all_tasks_blocked()
+        file.write_text(
+            "[limits.tax]\nrate = 7\nper = '1m'\n[limits.new]\nrate = 3\n"
+            "[actors.till]\nconcurrency = 4\n[actors.till.rate_limit]\nrate = 2\n"
+        )
+        os.kill(os.getpid(), signal.SIGHUP)
+        with trio.fail_after(PATIENCE):
+            while not running.rates:  # noqa: ASYNC110 - a signal makes no event
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    (rates,) = running.rates
+    assert rates.limits == {"tax": {"rate": 7, "per": 60}, "new": {"rate": 3}}
+    assert rates.actors == {"till": {"rate": 2}}
+    assert sorted(record.getMessage() for record in caplog.records if "SIGHUP" in record.getMessage()) == [
+        "SIGHUP: actors.till.concurrency has changed, and needs a restart to take effect",
+        "SIGHUP: actors.till.rate_limit.rate is 2 now, in all processes of the tree",
+        "SIGHUP: limits.new.rate has changed, and needs a restart to take effect",
+        "SIGHUP: limits.old.rate has changed, and needs a restart to take effect",
+        "SIGHUP: limits.tax.per is 60.0 now, in all processes of the tree",
+        "SIGHUP: limits.tax.rate is 7 now, in all processes of the tree",
+    ]

@@ -157,6 +157,11 @@ class RateLimiter(Limiter):
         """By key, the theoretical arrival time of the next message (GCRA)."""
         self._sweep_at = 64
 
+    def change(self, limit: RateLimit) -> None:
+        """Go by another limit from now on. What was admitted already counts as before."""
+        self._limit, self._interval, self._burst = limit, limit.interval, limit.at_once
+        self._wake_listeners()
+
     def _next(self, key: str, now: float) -> tuple[float, float]:
         return reserved(self._tats.get(key, -math.inf), now, interval=self._interval, burst=self._burst)
 

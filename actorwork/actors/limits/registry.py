@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from actorwork.abc import meter_of
 from actorwork.errors import SettingsError
@@ -10,7 +10,7 @@ from actorwork.errors import SettingsError
 if TYPE_CHECKING:
     from actorwork.actors.limits.limiters import Limiter
     from actorwork.actors.limits.shared import LimiterEnvironment
-    from actorwork.policy.limits import ConcurrencyLimit, Limit, RateLimit
+    from actorwork.policy.limits import ConcurrencyLimit, Limit, RateLimit, Rates
 
 
 _KINDS: Final = {
@@ -20,6 +20,12 @@ _KINDS: Final = {
     "CircuitBreaker": "circuit",
 }
 """What metrics call the kinds of limits, by the names of their classes."""
+
+
+class ChangeableRate(Protocol):
+    """A limiter of a rate, in this process or at the broker."""
+
+    def change(self, limit: RateLimit) -> None: ...
 
 
 class LimiterRegistry:
@@ -35,6 +41,8 @@ class LimiterRegistry:
         self._meter = meter_of(environment.emit)
         self._names: dict[Limiter, tuple[str, str]] = {}
         """For metrics: the name and the kind of each limit."""
+        self._rates: Rates | None = None
+        """What was changed while the system runs; what is declared stays in `_found`."""
 
     def __repr__(self) -> str:
         return f"<limiters: {', '.join(name for _, name in self._found)}>"
@@ -49,10 +57,20 @@ class LimiterRegistry:
         if other != limit:
             raise SettingsError(f"two limits of this system are called {name!r}, and differ: {other} and {limit}")
         if limiter is None:
-            limiter = self._new(limit, name, whose)
+            limiter = self._new(limit if self._rates is None else self._rates.applied_to(limit, whose), name, whose)
             self._found[type(limit), name] = (limit, limiter)
             self._names[limiter] = limit.name or whose, _KINDS[type(limit).__name__]
         return limiter
+
+    def change_rates(self, rates: Rates) -> None:
+        """Change the rates of limits, of those that there are and of those to come."""
+        from actorwork.policy.limits import RateLimit  # noqa: PLC0415 - rare, and few nodes have a limit
+
+        self._rates = rates
+        for declared, limiter in self._found.values():
+            if isinstance(declared, RateLimit):
+                changed = rates.applied_to(declared, self._names[limiter][0])
+                cast("ChangeableRate", limiter).change(changed)
 
     def limit_of(self, limiter: Limiter) -> Limit | None:
         """Return the limit that a limiter applies."""

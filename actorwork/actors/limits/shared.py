@@ -105,6 +105,11 @@ class GlobalRateLimiter(_GlobalLimiter):
         self._tokens: dict[str, tuple[int, float]] = {}
         """By key, how many tokens are here, and since when."""
 
+    def change(self, limit: RateLimit) -> None:
+        """Go by another limit from now on, in what is asked of the broker."""
+        self._limit = limit
+        self._wake_listeners()
+
     def take(self, key: str, now: float) -> Grant | None:
         count, since = self._tokens.pop(key, (0, now))
         # Old tokens are dropped: spent after a quiet time, they would come on top of the burst that is due by then.

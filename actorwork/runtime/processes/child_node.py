@@ -101,6 +101,8 @@ async def _run(config: NodeConfig, channel: ParentChannel) -> int:
             ) as system,
             trio.open_nursery() as nursery,
         ):
+            if config.rates is not None:
+                system.change_rates(config.rates)
             channel.serve(config.heartbeat_interval, CommandHandler(system, channel, nursery))
             nursery.start_soon(_report_status, system, channel, emit, config.heartbeat_interval, _last_resort(config))
             channel.send("started")
@@ -217,6 +219,11 @@ class CommandHandler:
                 self._system.hurry()
             case "log levels":
                 self._system.change_log_levels(str(frame.get("level")))
+            case "rates":
+                # Imported here: few programs change a rate.
+                from actorwork.policy.limits import Rates  # noqa: PLC0415
+
+                self._system.change_rates(Rates(frame.get("limits") or {}, frame.get("actors") or {}))
             case "stop":
                 self._system.stop("its supervisor", within=within)
             case _:

@@ -38,6 +38,7 @@ from actorwork.telemetry.configuring import configured
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
     from actorwork.actors.tree.spec import Process
+    from actorwork.policy.limits import Rates
     from actorwork.runtime.options import Options
     from actorwork.runtime.outline import Branch
     from actorwork.telemetry.metrics.registry import Registry
@@ -75,6 +76,8 @@ class ProcessServices:
     metrics: Registry | None = None
     """Where the metrics of the processes are added up, if any are counted."""
     running: dict[ProcessChild, None] = attrs.field(factory=dict)
+    rates: Callable[[], Rates | None] = lambda: None
+    """Returns the rates that were changed while the system runs."""
 
 
 class ProcessChild:
@@ -327,6 +330,11 @@ class ProcessChild:
         for process in self._alive:
             process.change_log_levels(level)
 
+    def change_rates(self, rates: Rates) -> None:
+        """Have it change the rates of limits; one that starts later is told with its configuration."""
+        for process in self._alive:
+            process.change_rates(rates)
+
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
@@ -363,6 +371,7 @@ class ProcessChild:
             forwards_events=self._services.forwards_events,
             log_level=log_level,
             log_format=log_format,
+            rates=self._services.rates(),
         )
         return bytes(ForkingPickler.dumps(config, pickle.HIGHEST_PROTOCOL))
 

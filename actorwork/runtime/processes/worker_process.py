@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import trio
 
@@ -25,6 +25,7 @@ from actorwork.runtime.processes.launching import ProcessExit, ProcessHandle
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink
     from actorwork.actors.tree.spec import Process
+    from actorwork.policy.limits import Rates
     from actorwork.telemetry.metrics.registry import Registry
 
 _GONE: Final = 5.0
@@ -148,7 +149,7 @@ class WorkerProcess:
         for frame in unsent:
             self._handle.send(frame)
 
-    def _send(self, kind: str, /, **facts: float | str) -> None:
+    def _send(self, kind: str, /, **facts: Any) -> None:
         """Send a frame; until the configuration is sent, keep it: the configuration is no frame, and comes first."""
         frame = packed(kind, **facts)
         if self._unsent is None:
@@ -180,6 +181,9 @@ class WorkerProcess:
 
     def change_log_levels(self, level: str) -> None:
         self._send("log levels", level=level)
+
+    def change_rates(self, rates: Rates) -> None:
+        self._send("rates", limits=rates.limits, actors=rates.actors)
 
     def stop(self, within: float) -> None:
         """Ask it to end within `within` seconds, after which it will be killed."""
