@@ -23,6 +23,11 @@
     outbox.before         decided to forward what is in an outbox; it has not been read
     outbox.sent           received the reply that messages of an outbox are stored elsewhere; they are still in it
     outbox.after          deleted them from the outbox
+    reshard.drained       taken messages out of an old shard; they have not been added to the new ones
+    reshard.arrived       added messages to a new shard; they are still kept at the old one
+    reshard.moved         deleted what has arrived from the old one
+    reshard.replaced      replaced an old shard that is empty
+    reshard.stored        stored the new layout; keys of the old one are left
     lease.renew           woken to take or renew its lease, in the lease's own thread
     wire.sent             passed bytes for Redis to the kernel, whatever their content; no reply has been read
     commit.before         written a turn of the embedded broker; it is not committed
@@ -66,6 +71,11 @@ POINTS: Final = frozenset(
         "outbox.before",
         "outbox.sent",
         "outbox.after",
+        "reshard.drained",
+        "reshard.arrived",
+        "reshard.moved",
+        "reshard.replaced",
+        "reshard.stored",
         "lease.renew",
         "wire.sent",
         "commit.before",

@@ -20,6 +20,7 @@ from actorwork.cli.purging import purge
 from actorwork.cli.running import run
 from actorwork.cli.runs import runs
 from actorwork.cli.sending import send
+from actorwork.cli.sources import sources
 from actorwork.cli.spool import spool
 from actorwork.cli.stopping import stop
 from actorwork.cli.submitted import cancel, result
@@ -72,6 +73,7 @@ for command in (
     messages,
     entities,
     purge,
+    sources,
     export,
     import_,
     audit,

@@ -28,7 +28,7 @@ class RedisDelayed(DelayedMessages):
         """Without a source this scans all keys of the server, a thousand at a time."""
         found: list[Delayed] = []
         with cannot("list what is held back"):
-            for name in [source] if source is not None else await self._sources():
+            for name in [source] if source is not None else await self.sources():
                 if len(found) >= limit:
                     break
                 of = keys.SourceKeys.of(name)
@@ -51,6 +51,7 @@ class RedisDelayed(DelayedMessages):
                 await forward_all(self._client, source)
             return is_cancelled
 
-    async def _sources(self) -> Sequence[str]:
+    async def sources(self) -> Sequence[str]:
+        """Return the sources that have delayed messages, sorted."""
         names = await self._client.names(keys.ALL_DELAYED)
         return sorted(source for name in names if (source := keys.source_of_delayed(name)) is not None)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from actorwork.abc import EventSink, Finding
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
+from actorwork.policy.shards import NAME, layouts_in
 from actorwork.streams import keys, scripts
 from actorwork.streams.formats import older_among
 from actorwork.streams.transport.address import Address
@@ -184,6 +185,7 @@ async def look(client: Commands, address: Address) -> Sequence[Finding]:
     findings += await _foreign_groups(client)
     findings += await _entities(client, facts)
     findings += await _older_nodes(client)
+    findings += await _shards(client)
     return findings
 
 
@@ -446,6 +448,23 @@ def _foreign(source: str, group: Mapping[bytes, Any], last: bytes, kept: int) ->
         f"{text}: such groups keep {kept} {'entry' if kept == 1 else 'entries'} that all actors have settled",
         f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}",
     )
+
+
+async def _shards(client: Commands) -> Sequence[Finding]:
+    """Name the sources that are divided, and those that are being moved to another number of shards."""
+    try:
+        kept = await client.call("HGET", keys.shared(NAME), "data", idempotent=True)
+    except RedisError as error:
+        return [Finding("shards", "warning", f"how sources are divided cannot be read ({error})", "allow HGET")]
+    findings: list[Finding] = []
+    for layout in layouts_in(kept).values():
+        if layout.becomes is not None:
+            text = f"moving {layout.source!r} from {layout.shards} to {layout.becomes} shards has not ended"
+            advice = f"if it does not go on: actorwork sources reshard {layout.source} --shards {layout.becomes}"
+            findings.append(Finding("shards", "warning", text, advice))
+        elif layout.number:
+            findings.append(Finding("shards", "ok", f"{layout.source!r} is divided into {layout.shards}"))
+    return findings
 
 
 async def _entities(client: Commands, facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:

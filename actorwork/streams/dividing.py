@@ -24,6 +24,7 @@ import attrs
 
 from actorwork.abc import Pauses, Shards
 from actorwork.errors import BrokerError
+from actorwork.failpoints import failpoint
 from actorwork.message import Priority
 from actorwork.policy.shards import Layout, differs, shard_of
 from actorwork.state.shards import change_layout, check_paused, read_layouts
@@ -34,9 +35,16 @@ from actorwork.streams.transport.redis_py import ResponseError, cannot, checked
 
 _AT_ONCE: Final = 200
 """How many messages one script takes out of a shard."""
+_LAST: Final = 5000
+"""The same of the script that is to leave it empty, for which the server takes some 100 ms."""
 _MARKS_AT_ONCE: Final = 50
 _AGAIN_AFTER: Final = 0.2
 """Seconds between two looks at what is in flight."""
+_DRAINED: Final = failpoint("reshard.drained")
+_ARRIVED: Final = failpoint("reshard.arrived")
+_MOVED: Final = failpoint("reshard.moved")
+_REPLACED: Final = failpoint("reshard.replaced")
+_STORED: Final = failpoint("reshard.stored")
 
 
 class RedisShards(Shards):
@@ -110,33 +118,41 @@ class RedisShards(Shards):
             await moving.copy_marks()
             await moving.make_groups()
         stored = await change_layout(self._values, source, lambda known: _ended(known, layout))
+        if _STORED is not None:
+            _STORED()
         await self._layouts.refresh()
         await self._delete_rest(source, stored)
         return moving.moved
 
     async def _empty(self, moving: _Moving) -> None:
         """Move all that the old shards hold, and replace these."""
-        left = set(moving.old.names)
+        open_yet = set(moving.old.names)
+        enough = -1
         may_replace = False
-        while left:
+        while open_yet:
             await check_paused(self._pauses, moving.old.source)
-            taken = waits = 0
-            for name in sorted(left):
+            taken = in_flight = left = 0
+            for name in sorted(open_yet):
                 if self._client.is_of_cluster:
                     from actorwork.streams.forwarding import forward_all  # noqa: PLC0415 - only on a cluster
 
                     await forward_all(self._client, name)
                 dead = await moving.dead_owners(name)
-                some, in_flight, _, is_replaced = await self._drain(name, _AT_ONCE, dead, may_replace=may_replace)
+                most = _LAST if may_replace else _AT_ONCE
+                some, held, more, is_replaced = await self._drain(name, most, dead, may_replace=may_replace)
+                if _DRAINED is not None:
+                    _DRAINED()
                 await moving.move(name)
-                taken, waits = max(taken, some), waits + in_flight
+                taken, in_flight, left = max(taken, some), in_flight + held, left + more
                 if is_replaced:
-                    left.discard(name)
-            if taken == 0 and left and may_replace:
-                await self._layouts.sleep(_AGAIN_AFTER)
-            # Once one of them is replaced, senders wait: not before little is left in all of them.
-            may_replace = may_replace or (taken < _AT_ONCE and waits == 0)
-            if waits and taken == 0 and not may_replace:
+                    open_yet.discard(name)
+                    if _REPLACED is not None:
+                        _REPLACED()
+            if enough < 0:
+                enough = moving.moved + left
+            # Once one of them is replaced, senders wait: not before what was there is moved, and little has come since.
+            may_replace = may_replace or (in_flight == 0 and (taken < _AT_ONCE or moving.moved >= enough))
+            if taken == 0 and in_flight:
                 await self._layouts.sleep(_AGAIN_AFTER)
 
     async def _drain(
@@ -152,8 +168,7 @@ class RedisShards(Shards):
             return
         with cannot(f"delete the old shards of {source!r}"):
             for name in await self._client.names(f"{_all_of(source, layout.number - 1)}*"):
-                tail = name.rpartition(b"}:")[2]
-                if tail != b"delayed" and not tail.startswith(b"priority:"):
+                if _is_left(name.partition(b"}:")[2]):
                     await self._client.call("DEL", name, idempotent=True)
 
 
@@ -232,7 +247,11 @@ class _Moving:
                 args += (entry, *(facts[one] for one in _LEAVING))
             for target, args in by_target.items():
                 await self._client.run_script(scripts.ARRIVE, (target,), args, idempotent=True)
+                if _ARRIVED is not None:
+                    _ARRIVED()
             self.moved += await self._client.call("XDEL", leaving, *(entry for entry, _ in page), idempotent=True)
+            if _MOVED is not None:
+                _MOVED()
             self._progress(self.moved)
 
     async def copy_marks(self) -> None:
@@ -269,6 +288,35 @@ _LEAVING: Final = (
 def _all_of(source: str, number: int) -> str:
     """Return the beginning of the names of all keys of a layout's shards, but for their streams, as a pattern."""
     return f"actorwork:{{{source}}}:" if number == 0 else f"actorwork:{{{source}.{number}.*}}:"
+
+
+_LEFT: Final = (
+    b"acked",
+    b"arrived",
+    b"dead",
+    b"groups",
+    b"held",
+    b"kept",
+    b"key",
+    b"keys",
+    b"leaving",
+    b"lost",
+    b"outbox",
+    b"priorities",
+    b"seen",
+    b"settled",
+    b"swept",
+    b"tended",
+    b"unique",
+    b"waiting",
+)
+"""What a shard leaves behind when it is empty; a source that was not divided before has more keys, which stay."""
+
+
+def _is_left(tail: bytes) -> bool:
+    first, _, rest = tail.partition(b":")
+    # Beside the stream of a priority, which is a string by now, are keys of its own.
+    return first in _LEFT or (first == b"priority" and b":" in rest) or tail == b"delayed:messages"
 
 
 def _ended(known: Layout | None, old: Layout) -> Layout:

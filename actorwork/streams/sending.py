@@ -15,8 +15,6 @@ from actorwork.errors import BrokerError
 from actorwork.failpoints import failpoint
 from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
-from actorwork.streams.dead_letters import RedisDeadLetters
-from actorwork.streams.delayed import RedisDelayed
 from actorwork.streams.limiter import RedisLimitStore
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from actorwork.policy.shards import Layout
     from actorwork.streams.audit import RedisAudit
     from actorwork.streams.copies import RedisCopies
+    from actorwork.streams.dead_letters import RedisDeadLetters
+    from actorwork.streams.delayed import RedisDelayed
     from actorwork.streams.dividing import RedisShards
     from actorwork.streams.durable import DurablePublisher
     from actorwork.streams.entities import RedisEntities
@@ -67,10 +67,8 @@ class RedisSending:
         self._publisher = Publisher(client)
         self.durable: Callable[[], DurablePublisher] | None = None
         """Returns what publishes with a durability; its module is imported by the first such message."""
-        self._dead_letters = RedisDeadLetters(client)
-        self._delayed = RedisDelayed(client)
         self._values = RedisValues(client)
-        self.layouts = Layouts(self._values, sleep)
+        self.layouts = Layouts(client, self._values, sleep)
         self._limiter = RedisLimitStore(client)
         self._triggers = RedisTriggers(client, emit)
         self._pauses = RedisPauses(client, self._triggers, emit, subscriptions)
@@ -92,7 +90,10 @@ class RedisSending:
 
     @property
     def dead_letters(self) -> RedisDeadLetters:
-        return self._dead_letters
+        # Imported here, as below: who only sends looks at nothing.
+        from actorwork.streams.views import LettersOfShards  # noqa: PLC0415
+
+        return LettersOfShards(self._commands, self.layouts)
 
     @property
     def runs(self) -> RedisRuns:
@@ -117,16 +118,16 @@ class RedisSending:
     @property
     def purging(self) -> RedisPurging:
         # Imported here: few programs purge.
-        from actorwork.streams.purging import RedisPurging  # noqa: PLC0415
+        from actorwork.streams.views import PurgingOfShards  # noqa: PLC0415
 
-        return RedisPurging(self._commands)
+        return PurgingOfShards(self._commands, self.layouts)
 
     @property
     def copies(self) -> RedisCopies:
         # Imported here: few programs copy a source.
-        from actorwork.streams.copies import RedisCopies  # noqa: PLC0415
+        from actorwork.streams.views import CopiesOfShards  # noqa: PLC0415
 
-        return RedisCopies(self._commands)
+        return CopiesOfShards(self._commands, self.layouts)
 
     @property
     def shards(self) -> RedisShards:
@@ -153,9 +154,9 @@ class RedisSending:
     def reports(self) -> RedisReports:
         if self._reports is None:
             # Imported here, as above.
-            from actorwork.streams.reports import RedisReports  # noqa: PLC0415
+            from actorwork.streams.views import ReportsOfShards  # noqa: PLC0415
 
-            self._reports = RedisReports(self._commands)
+            self._reports = ReportsOfShards(self._commands, self.layouts)
         return self._reports
 
     @property
@@ -176,7 +177,9 @@ class RedisSending:
 
     @property
     def delayed(self) -> RedisDelayed:
-        return self._delayed
+        from actorwork.streams.views import DelayedOfShards  # noqa: PLC0415 - as above
+
+        return DelayedOfShards(self._commands, self.layouts)
 
     @property
     def values(self) -> RedisValues:
@@ -287,6 +290,12 @@ class RedisSending:
         """Cancelled or failed: it may have been cancelled. After a lost reply it is sent again, and returns False
         then.
         """
+        for name in await self.layouts.names_now(source):
+            if await self._cancel_at(name, message_id, reason, force=force):
+                return True
+        return False
+
+    async def _cancel_at(self, source: str, message_id: str, reason: str, *, force: bool) -> bool:
         args = (keys.SourceKeys.of(source).prefix, message_id, reason, int(force))
         with cannot(f"cancel message {message_id} of {source!r}"):
             is_cancelled = bool(await self._commands.run_script(scripts.CANCEL, (source,), args, idempotent=True))
@@ -298,19 +307,26 @@ class RedisSending:
 
     async def backlog(self, source: str, group: str | None = None) -> int:
         """Return how many are in the streams or wait for their key; delayed messages do not count."""
-        of = keys.SourceKeys.of(source)
-        with cannot(f"count the backlog of {source!r}"):
-            return await self._commands.run_script(
-                scripts.BACKLOG, [of.at(level) for level in Priority], (of.prefix, group or ""), idempotent=True
-            )
+        counts: list[int] = []
+        for name in await self.layouts.names_now(source):
+            of = keys.SourceKeys.of(name)
+            with cannot(f"count the backlog of {source!r}"):
+                streams = [of.at(level) for level in Priority]
+                args = (of.prefix, group or "")
+                counts.append(await self._commands.run_script(scripts.BACKLOG, streams, args, idempotent=True))
+        return sum(counts)
 
     async def oldest(self, source: str, group: str | None = None) -> float | None:
-        of = keys.SourceKeys.of(source)
-        with cannot(f"look at the oldest message of {source!r}"):
-            age: int | None = await self._commands.run_script(
-                scripts.OLDEST, [of.at(level) for level in Priority], (group or "",), idempotent=True
-            )
-        return None if age is None else age / 1000
+        ages: list[int] = []
+        for name in await self.layouts.names_now(source):
+            of = keys.SourceKeys.of(name)
+            with cannot(f"look at the oldest message of {source!r}"):
+                age: int | None = await self._commands.run_script(
+                    scripts.OLDEST, [of.at(level) for level in Priority], (group or "",), idempotent=True
+                )
+            if age is not None:
+                ages.append(age)
+        return max(ages) / 1000 if ages else None
 
     async def diagnose(self) -> Sequence[Finding]:
         return await diagnosis.look(self._commands, self._address)

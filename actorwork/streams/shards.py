@@ -21,7 +21,7 @@ from actorwork.message import Envelope
 from actorwork.policy.shards import NAME, Layout, layouts_in
 from actorwork.streams import keys
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import RedisError, is_wrong_type
+from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, is_wrong_type
 
 _AGAIN_AFTER: Final = 0.1
 """Seconds between two looks whether a source has been moved."""
@@ -30,7 +30,8 @@ _AGAIN_AFTER: Final = 0.1
 class Layouts:
     """The layouts of the sources that are divided, by name, as they were read last."""
 
-    def __init__(self, values: Values, sleep: Callable[[float], Awaitable[object]]) -> None:
+    def __init__(self, client: Commands, values: Values, sleep: Callable[[float], Awaitable[object]]) -> None:
+        self._client = client
         self.values = values
         self.sleep = sleep
         self.known: Mapping[str, Layout] = {}
@@ -39,8 +40,13 @@ class Layouts:
         return f"<Layouts of {', '.join(self.known) or 'no source'}>"
 
     async def refresh(self) -> None:
-        """Read the layouts; raises `BrokerError`."""
-        kept = await self.values.get(NAME)
+        """Read the layouts; raises `BrokerError`. A user without the right to read them goes on with what is known."""
+        try:
+            kept = await self.values.get(NAME)
+        except BrokerError as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                return
+            raise
         self.known = {} if kept is None else layouts_in(kept.data)
 
     def names(self, source: str) -> tuple[str, ...]:
@@ -49,12 +55,21 @@ class Layouts:
         return (source,) if layout is None else layout.names
 
     async def names_now(self, source: str) -> tuple[str, ...]:
-        """Return the same, as it is at the server; while it is being moved, the old shards and the new ones."""
+        """Return the same, as it is at the server.
+
+        While the source is being moved, these are the new shards, and the old ones that are not replaced yet.
+        """
         await self.refresh()
+        return await self.names_known(source)
+
+    async def names_known(self, source: str) -> tuple[str, ...]:
+        """Return the same, by the layouts that were read last."""
         layout = self.known.get(source)
         if layout is None or layout.becomes is None:
             return self.names(source)
-        return layout.names + layout.following.names
+        types = await self._client.call_many([("TYPE", name) for name in layout.names], idempotent=True)
+        old = [name for name, kind in zip(layout.names, types, strict=True) if kind not in (b"string", "string")]
+        return (*old, *layout.following.names)
 
     def placed(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
         """Return envelopes, each addressed to its shard."""

@@ -382,6 +382,28 @@ async def test_settlements_whose_replies_come_late_in_pieces_or_never_are_applie
         await node.stop()
 
 
+@pytest.mark.parametrize(
+    "point", forms("reshard.arrived:2", more=["reshard.drained", "reshard.moved", "reshard.replaced", "reshard.stored"])
+)
+async def test_when_a_program_that_divides_a_source_anew_dies_the_next_one_goes_on(
+    here: Redis, drill: Drill, point: str
+):
+    async with open_place(here.url) as place:
+        await place.broker.shards.declare("work", 4)
+        sent = await place.send_numbers("work", range(30))
+        await place.broker.pauses.pause("source", "work")
+        dying = drill.start("resharder", here.url, shards=3, crash_at=point)
+        await dying.wait_killed()
+        assert await drill.start("resharder", here.url, shards=3).wait_ended() == 0
+        assert await place.broker.shards.list() == {"work": 3}
+        assert await place.broker.backlog("work") == 30
+        await place.broker.pauses.resume("source", "work")
+        node = await drill.start_up("worker", here.url, lease=LEASE)
+        await place.wait_empty("work")
+        await node.stop()
+        await place.check_account(list(sent))
+
+
 # ------------------------------------------------------------------------------------------------------------- triggers
 
 

@@ -1,6 +1,6 @@
 """The actors of the drills, and the program that runs them: `python workers.py TREE URL LEDGER [lease=…] [grace=…]`.
 
-`producer` instead of a tree sends `count=…` messages.
+`producer` instead of a tree sends `count=…` messages, `resharder` divides the source `work` into `shards=…`.
 
 Handlers note what they do in the ledger, which outlives them. With its settlement each publishes a receipt, so there
 are as many receipts as settlements that a broker accepted.
@@ -431,11 +431,19 @@ async def produce(url: str, count: int) -> None:
             ledger.note("sent", envelope.id, number=number, new=new)
 
 
+async def reshard(url: str, shards: int) -> None:
+    async with open_broker(url) as broker:
+        await broker.shards.reshard("work", shards)
+
+
 def main(tree: str, url: str, path: str, *options: str) -> None:
     global ledger  # noqa: PLW0603 - one program, one ledger
     ledger = Ledger(Path(path))
     configure("DEBUG", "json")
     named = dict(option.split("=") for option in options)
+    if tree == "resharder":
+        trio.run(reshard, url, int(named["shards"]))
+        return
     if tree == "producer":
         trio.run(produce, url, int(named["count"]))
         return

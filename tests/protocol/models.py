@@ -273,7 +273,7 @@ class RedisHand(Hand):
                 lease=3600,
                 emit=self.events.append,
                 begin_settling=world.loop.nursery,
-                layouts=Layouts(RedisValues(world.loop.client), trio.sleep),
+                layouts=Layouts(world.loop.client, RedisValues(world.loop.client), trio.sleep),
             )
         self.node._allow_reading(is_allowed=True)
         super().__init__(self.node.incarnation)

@@ -11,10 +11,11 @@ from actorwork import Actor, Settings, Source, open_client, open_system, receive
 from actorwork.asynchronous.opening import open_client as open_on_asyncio
 from actorwork.blocking.opening import open_client as open_blocking
 from actorwork.brokers import open_broker
+from actorwork.clients.copying import export_source, import_source
 from actorwork.errors import BrokerError
 from actorwork.events import Event
 from actorwork.message import Envelope, Priority, Unique
-from actorwork.policy.settlement import Retry
+from actorwork.policy.settlement import Fail, Retry
 from actorwork.policy.shards import Layout
 from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.conformance.fake_consumer import FAILURE, true_of
@@ -260,3 +261,84 @@ async def test_a_client_on_trio_asyncio_or_neither_publishes_to_the_right_shard(
             taken.append(delivery.id)
             await consumer.settle(delivery)
     assert taken == sent
+
+
+# ------------------------------------------------------------------------------------------------------ seen as one
+
+
+async def test_what_its_shards_hold_is_counted_listed_and_dropped_as_that_of_one_source(url: str):
+    async with open_broker(url, emit=ignore) as broker:
+        await broker.shards.declare("orders", SHARDS)
+        await broker.publish([envelope(number) for number in range(20)])
+        await broker.publish([envelope(number, delay=3600 + number) for number in range(20, 30)])
+        await broker.publish([envelope(number, key="k") for number in range(30, 33)])
+        assert await broker.backlog("orders") == 23
+        assert (await broker.oldest("orders") or 0) >= 0
+        (counts,) = await broker.reports.count(["orders"])
+        assert (counts.source, counts.backlog, counts.delayed, counts.dead) == ("orders", 23, 10, 0)
+        assert counts.oldest is not None
+        found = await broker.reports.find("orders", "message-25")
+        assert found is not None
+        assert found.where == "delayed"
+        delayed = await broker.delayed.list("orders", limit=5)
+        assert [(one.source, one.id) for one in delayed] == [("orders", f"message-{20 + n}") for n in range(5)]
+        assert len(await broker.delayed.list()) == 10
+        assert await broker.delayed.cancel("orders", "message-20")
+        assert not await broker.delayed.cancel("orders", "message-20")
+        assert await broker.cancel_message("orders", "message-21")
+        purgeable = await broker.purging.count("orders")
+        assert (purgeable.ready, purgeable.delayed, purgeable.behind) == (21, 8, 2)
+        assert await broker.purging.drop("orders", reason="a test", most=5) == 5
+        assert await broker.purging.drop("orders", reason="a test", most=100) == 26
+        assert await broker.backlog("orders") == 0
+
+
+async def test_dead_letters_of_shards_are_those_of_one_source(url: str):
+    async with open_broker(url, emit=ignore) as broker:
+        await broker.shards.declare("orders", SHARDS)
+        await broker.publish([envelope(number) for number in range(12)])
+        async with open_consumer(broker, "orders") as consumer:
+            for delivery in await consumer.take(12):
+                await consumer.settle(delivery, Fail(FAILURE))
+            assert await broker.dead_letters.sources() == ["orders"]
+            letters = await broker.dead_letters.list("orders")
+            assert len({letter.entry for letter in letters}) == 12
+            assert {letter.source for letter in letters} == {"orders"}
+            assert list(await broker.dead_letters.list()) == list(letters)
+            assert await broker.dead_letters.get("orders", letters[3].entry) == letters[3]
+            assert await broker.dead_letters.get("orders", "1-1") is None
+            pages: list[Any] = []
+            while page := await broker.dead_letters.list("orders", limit=5, after=pages[-1].entry if pages else None):
+                pages += page
+            assert pages == list(letters)
+            entries = [letter.entry for letter in letters]
+            assert await broker.dead_letters.drop("orders", entries[:2]) == 2
+            assert await broker.dead_letters.replay("orders", entries[:8]) == 6
+            assert await broker.dead_letters.replay_as("orders", entries[8], b'"again"')
+            assert {one.id for one in await consumer.take(7)} == {letter.id for letter in letters[2:9]}
+            assert await broker.dead_letters.list("orders") == letters[9:]
+
+
+async def test_a_divided_source_is_exported_and_imported_as_one(url: str):
+    lines: list[str] = []
+    async with open_broker(url, emit=ignore) as broker:
+        await broker.shards.declare("orders", SHARDS)
+        await broker.pauses.pause("source", "orders")
+        await broker.publish([envelope(number) for number in range(20)])
+        await broker.publish([envelope(number, key="k") for number in range(20, 25)])
+        await broker.publish([envelope(number, delay=3600) for number in range(25, 30)])
+        done = await export_source(broker, "orders", lines.append)
+        assert (done.messages, done.has_marks) == (30, True)
+        await broker.shards.declare("copies", 3)
+        copied = await import_source(broker, lines, source="copies")
+        assert copied.new_messages == 30
+        assert (await import_source(broker, lines, source="copies")).new_messages == 0
+        (counts,) = await broker.reports.count(["copies"])
+        assert (counts.backlog, counts.delayed) == (25, 5)
+
+
+async def test_the_doctor_names_divided_sources(url: str):
+    async with open_broker(url, emit=ignore) as broker:
+        await broker.shards.declare("orders", SHARDS)
+        found = [one for one in await broker.diagnose() if one.subject == "shards"]
+    assert [(one.level, one.text) for one in found] == [("ok", "'orders' is divided into 6")]

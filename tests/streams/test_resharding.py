@@ -1,0 +1,351 @@
+"""A source is moved to another number of shards: nothing is lost, doubled, or overtaken, whoever dies meanwhile."""
+
+import json
+import time
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from actorwork.brokers import open_broker
+from actorwork.errors import BrokerError
+from actorwork.events import Event
+from actorwork.message import Envelope, Priority, Unique
+from actorwork.policy.settlement import Ack, Fail, Retry
+from actorwork.policy.shards import Layout
+from actorwork.streams import dividing
+from actorwork.streams.broker import RedisBroker
+from actorwork.testing.conformance import open_consumer, until
+from actorwork.testing.conformance.fake_consumer import FAILURE, FakeConsumer, true_of
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+
+KEYS = 5
+KEYED = range(30)
+PLAIN = range(100, 130)
+URGENT = range(200, 206)
+LATER = range(300, 310)
+BEHIND = range(400, 404)
+UNIQUE = 500
+DEAD = 600
+SHARED = range(700, 706)
+ALL = {*KEYED, *PLAIN, *URGENT, *LATER, *BEHIND, UNIQUE, *SHARED}
+
+
+@pytest.fixture(scope="module")
+def servers() -> Generator[RedisCluster]:
+    with open_redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["one server", "cluster"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "one server":
+        return request.getfixturevalue("redis_url")
+    cluster: RedisCluster = request.getfixturevalue("servers")
+    cluster.flush()
+    return cluster.url
+
+
+def ignore(_event: Event) -> None:
+    pass
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncGenerator[RedisBroker]:
+    async with open_broker(url, emit=ignore) as broker:
+        assert isinstance(broker, RedisBroker)
+        yield broker
+
+
+def envelope(number: int, **options: Any) -> Envelope:
+    return Envelope("orders", f"message-{number}", json.dumps({"number": number}).encode(), **options)
+
+
+def number_of(payload: object) -> int:
+    assert isinstance(payload, bytes)
+    return json.loads(payload)["number"]
+
+
+async def handle(consumer: FakeConsumer, count: int) -> list[tuple[str | None, int, int]]:
+    """Settle so many deliveries, one after the other; return the key, the number and the attempt of each."""
+    found: list[tuple[str | None, int, int]] = []
+    for _ in range(count):
+        delivery = await consumer.take_one()
+        found.append((delivery.key, number_of(delivery.payload), delivery.attempt))
+        await consumer.settle(delivery)
+    return found
+
+
+async def fill(broker: RedisBroker) -> None:
+    """Leave messages of every kind in the source, for two groups, the second of which has had some of them."""
+    async with (
+        open_consumer(broker, "orders", group="first") as first,
+        open_consumer(broker, "orders", group="second") as second,
+    ):
+        await broker.publish([envelope(DEAD), envelope(BEHIND[0], key="behind")])
+        for _ in range(2):
+            await second.settle(await second.take_one())
+        for delivery in await first.take(2):
+            is_dead = number_of(delivery.payload) == DEAD
+            await first.settle(delivery, Fail(FAILURE) if is_dead else Retry(1.0, FAILURE))
+        await broker.publish([envelope(number) for number in SHARED])
+        for _ in SHARED:
+            await second.settle(await second.take_one())
+        await first.release_deliveries(*await first.take(len(SHARED)))
+    await broker.pauses.pause("source", "orders")
+    await broker.publish([envelope(number, key="behind") for number in BEHIND[1:]])
+    await broker.publish([envelope(number, key=f"key-{number % KEYS}") for number in KEYED])
+    await broker.publish([envelope(number) for number in PLAIN])
+    await broker.publish([envelope(number, priority=Priority.HIGH) for number in URGENT])
+    await broker.publish([envelope(number, at=time.time() + 1.0, key=f"later-{number % 3}") for number in LATER])
+    await broker.publish_unique(envelope(UNIQUE, unique=Unique("one", ttl=3600, on_conflict="first")))
+
+
+async def check(broker: RedisBroker, shards: int) -> None:
+    """Handle all that is in the source; each must come once for each group that has not had it, in order."""
+    assert await broker.shards.list() == {"orders": shards}
+    assert await broker.publish([envelope(number) for number in PLAIN]) == 0
+    unique = envelope(UNIQUE + 1, unique=Unique("one", on_conflict="first"))
+    assert await broker.publish_unique(unique) == f"message-{UNIQUE}"
+    letters = await broker.dead_letters.list("orders")
+    assert [number_of(letter.payload) for letter in letters] == [DEAD]
+    await broker.pauses.resume("source", "orders")
+    async with (
+        open_consumer(broker, "orders", group="first") as first,
+        open_consumer(broker, "orders", group="second") as second,
+    ):
+        found: dict[str, list[tuple[str | None, int, int]]] = {}
+
+        async def of(name: str, consumer: FakeConsumer, count: int) -> None:
+            found[name] = await handle(consumer, count)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(of, "first", first, len(ALL))
+            nursery.start_soon(of, "second", second, len(ALL) - len(SHARED) - 1)
+        await broker.publish([envelope(900)])
+        for consumer in (first, second):
+            await consumer.expect_only("message-900")
+    numbers = {name: [number for _, number, _ in some] for name, some in found.items()}
+    assert sorted(numbers["first"]) == sorted(ALL)
+    assert sorted(numbers["second"]) == sorted(ALL - {*SHARED, BEHIND[0]})
+    for some in found.values():
+        by_key: dict[str | None, list[int]] = {}
+        for key, number, _ in some:
+            by_key.setdefault(key, []).append(number)
+        del by_key[None]
+        assert all(of_key == sorted(of_key) for of_key in by_key.values()), by_key
+    assert ("behind", BEHIND[0], 2) in found["first"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 3), (1, 4)])
+async def test_all_that_a_source_holds_is_moved(url: str, before: int, after: int):
+    async with opened(url) as broker:
+        await broker.shards.declare("orders", before)
+        await fill(broker)
+        counts: list[int] = []
+        moved = await broker.shards.reshard("orders", after, progress=counts.append)
+        assert moved == counts[-1] == len(ALL) + 1
+        assert await broker.shards.reshard("orders", after) == 0
+        await check(broker, after)
+
+
+class Died(BaseException):
+    """Stands for the death of the process: what it has done is at the server, and it does no more."""
+
+
+POINTS = {"_DRAINED": (1, 9), "_ARRIVED": (1, 2, 17), "_MOVED": (1, 9), "_REPLACED": (1, 4), "_STORED": (1,)}
+
+
+@pytest.mark.parametrize(("point", "turn"), [(point, turn) for point, turns in POINTS.items() for turn in turns])
+async def test_when_the_program_dies_the_next_one_moves_the_rest(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, point: str, turn: int
+):
+    await die_and_go_on(redis_url, monkeypatch, {point: turn})
+
+
+@pytest.mark.parametrize("point", ["_ARRIVED", "_REPLACED"])
+async def test_when_the_program_dies_on_a_cluster_the_next_one_moves_the_rest(
+    servers: RedisCluster, monkeypatch: pytest.MonkeyPatch, point: str
+):
+    servers.flush()
+    await die_and_go_on(servers.url, monkeypatch, {point: 2})
+
+
+async def die_and_go_on(url: str, monkeypatch: pytest.MonkeyPatch, points: Mapping[str, int]) -> None:
+    monkeypatch.setattr(dividing, "_AT_ONCE", 7)
+    async with opened(url) as broker:
+        await broker.shards.declare("orders", 4)
+        await fill(broker)
+        with monkeypatch.context() as patch:
+            for point, turn in points.items():
+                left = iter(range(turn - 1, -1, -1))
+
+                def die(left: Iterator[int] = left) -> None:
+                    if next(left) == 0:
+                        raise Died
+
+                patch.setattr(dividing, point, die)
+            with pytest.raises(Died):
+                await broker.shards.reshard("orders", 3)
+    async with opened(url) as broker:
+        await broker.shards.reshard("orders", 3)
+        await check(broker, 3)
+
+
+async def test_two_programs_that_move_a_source_at_once_move_each_message_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dividing, "_AT_ONCE", 7)
+    async with opened(redis_url) as broker, opened(redis_url) as other:
+        await broker.shards.declare("orders", 4)
+        await fill(broker)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.shards.reshard, "orders", 3)
+            nursery.start_soon(other.shards.reshard, "orders", 3)
+        await check(broker, 3)
+
+
+async def test_who_sends_while_a_source_is_moved_loses_nothing_and_keeps_the_order_of_keys(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dividing, "_AT_ONCE", 7)
+    sent = 0
+    async with opened(url) as broker, opened(url) as sender:
+        await broker.shards.declare("orders", 4)
+        await broker.pauses.pause("source", "orders")
+        await broker.publish([envelope(number, key=f"key-{number % KEYS}") for number in range(100)])
+
+        async def send_on(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+            nonlocal sent
+            with trio.CancelScope() as scope:
+                task_status.started(scope)
+                while True:
+                    number = 100 + sent
+                    with trio.CancelScope(shield=True):
+                        assert await sender.publish([envelope(number, key=f"key-{number % KEYS}")]) == 1
+                    sent += 1
+                    await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            scope: trio.CancelScope = await nursery.start(send_on)
+            await broker.shards.reshard("orders", 3)
+            before = sent
+            await until(true_of(lambda: sent > before + 3), "sending goes on")
+            scope.cancel()
+        await broker.pauses.resume("source", "orders")
+        async with open_consumer(broker, "orders") as consumer:
+            found = await handle(consumer, 100 + sent)
+            await broker.publish([envelope(9000)])
+            await consumer.expect_only("message-9000")
+    by_key: dict[str | None, list[int]] = {}
+    for key, number, _ in found:
+        by_key.setdefault(key, []).append(number)
+    assert by_key == {f"key-{key}": list(range(key, 100 + sent, KEYS)) for key in range(KEYS)}
+
+
+async def _is_left(broker: RedisBroker, message_id: str) -> bool:
+    """Whether nothing is left in the old shards but one message."""
+    found = [await broker.client.call("XRANGE", name, "-", "+") for name in Layout("orders", 4).names]
+    return [fields[1].decode() for entries in found for _, fields in entries] == [message_id]
+
+
+async def test_what_is_in_flight_is_waited_for_and_what_a_dead_node_had_is_moved(url: str):
+    async with opened(url) as broker:
+        await broker.shards.declare("orders", 4)
+        await broker.publish([envelope(number) for number in range(20)])
+        async with (
+            open_consumer(broker, "orders", lease=60) as living,
+            open_consumer(broker, "orders", group="other", lease=60) as dying,
+        ):
+            await dying.take(20)
+            first, *others = await living.take(20)
+            await broker.pauses.pause("source", "orders")
+            for consumer in (living, dying):
+                consumer.node.pause_sources(consumer.subscription, ["orders"])
+            for delivery in others:
+                await living.settle(delivery)
+            assert await broker.release_lease(dying.node.incarnation)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(broker.shards.reshard, "orders", 3)
+                await until(lambda: _is_left(broker, first.id), "all but one are moved")
+                assert await broker.shards.list() == {"orders": 4}
+                await living.settle(first)
+        assert await broker.shards.list() == {"orders": 3}
+        await broker.pauses.resume("source", "orders")
+        async with open_consumer(broker, "orders", group="other") as heir:
+            done = [number for _, number, _ in await handle(heir, 20)]
+        assert sorted(done) == list(range(20))
+
+
+async def test_a_node_that_was_paused_goes_on_with_the_new_shards(url: str):
+    async with opened(url) as broker:
+        await broker.shards.declare("orders", 4)
+        async with open_consumer(broker, "orders") as consumer:
+            consumer.node.pause_sources(consumer.subscription, ["orders"])
+            await broker.pauses.pause("source", "orders")
+            await broker.publish([envelope(number) for number in range(20)])
+            await broker.shards.reshard("orders", 3)
+            await broker.publish([envelope(number) for number in range(20, 40)])
+            assert not consumer.waiting
+            consumer.node.pause_sources(consumer.subscription, [])
+            assert sorted(number for _, number, _ in await handle(consumer, 40)) == list(range(40))
+
+
+async def test_what_waits_in_an_outbox_for_an_old_shard_reaches_a_new_one(servers: RedisCluster):
+    servers.flush()
+    async with opened(servers.url) as broker:
+        await broker.shards.declare("orders", 4)
+        old = Layout("orders", 4)
+        async with open_consumer(broker, "requests") as consumer:
+            await broker.publish([Envelope("requests", "request", b"{}")])
+            request = await consumer.take_one()
+            await broker.pauses.pause("source", "orders")
+            async with opened(servers.url) as other:
+                await other.shards.reshard("orders", 3)
+            assert broker.layouts.known["orders"].names == old.names
+            await consumer.settle(request, Ack(), [envelope(number) for number in range(10)])
+            async with open_consumer(broker, "orders") as reader:
+                assert sorted(number for _, number, _ in await handle(reader, 10)) == list(range(10))
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+async def test_a_source_that_is_not_paused_is_not_moved(url: str):
+    async with opened(url) as broker:
+        await broker.shards.declare("orders", 4)
+        with pytest.raises(BrokerError, match="the source 'orders' is not paused: actorwork pause --source orders"):
+            await broker.shards.reshard("orders", 3)
+        assert await broker.shards.list() == {"orders": 4}
+
+
+async def test_a_move_that_was_not_finished_is_finished_with_the_same_number(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    def die() -> None:
+        raise Died
+
+    async with opened(redis_url) as broker:
+        await broker.shards.declare("orders", 4)
+        await broker.pauses.pause("everything")
+        with monkeypatch.context() as patch:
+            patch.setattr(dividing, "_DRAINED", die)
+            with pytest.raises(Died):
+                await broker.shards.reshard("orders", 3)
+        with pytest.raises(BrokerError, match="is being divided into 3 shards, which was not finished"):
+            await broker.shards.reshard("orders", 5)
+        await broker.shards.reshard("orders", 3)
+        await broker.shards.reshard("orders", 5)
+        assert await broker.shards.list() == {"orders": 5}
+
+
+async def test_nothing_but_the_places_of_old_shards_is_left_of_them(url: str):
+    async with opened(url) as broker:
+        await broker.shards.declare("orders", 4)
+        await fill(broker)
+        await broker.shards.reshard("orders", 3)
+        left = await broker.client.names("actorwork:{orders.1.*}:*")
+        tails = {name.partition(b"}:")[2] for name in left}
+        assert tails == {b"delayed", b"priority:critical", b"priority:high", b"priority:low"}
