@@ -17,7 +17,7 @@ settlement gets, says that there was one, and the reader looks for it before it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -25,6 +25,8 @@ from actorwork.events import BrokerTrouble
 from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.redis_py import InvalidResponse
+
+_FEW: Final = 16
 
 
 class RunAhead:
@@ -45,8 +47,11 @@ class RunAhead:
     def ask(self, most: int) -> int:
         """Return how many entries a settlement of `most` deliveries may bring; if any, `end` has to follow.
 
-        As many as have ended, if there is room: a read that waits has not counted on their places.
+        As many as have ended, if there is room: a read that waits has not counted on their places. Of many nothing is
+        asked: a read for all of them costs less than a script that looks at each, and handlers have enough to do.
         """
+        if most > _FEW:
+            return 0
         sources = self._sources
         if not self.is_allowed or sources.isolation.is_closed or sources.must_recover or sources.has_more:
             return 0

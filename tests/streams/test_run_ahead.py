@@ -113,6 +113,14 @@ def test_a_settlement_of_a_key_without_others_brings_nothing(stage: Stage) -> No
     assert stage.place("b1") == Ready()
 
 
+def test_many_that_are_settled_together_bring_nothing(stage: Stage) -> None:
+    keys = "abcdefghijklmnopq"
+    stage.send(*(f"{key}{number}" for number in (1, 2) for key in keys))
+    assert stage.ack(*stage.read(room=17), room=17) == [], "a read brings them for less"
+    assert stage.ack(*stage.read(room=16), room=17, version=1) == [], "no other message of these keys waits"
+    assert stage.place("q2") == Ready()
+
+
 def test_what_a_lost_reply_has_brought_is_found(stage: Stage) -> None:
     stage.send("a1", "a2", "a3")
     (first,) = stage.read()
