@@ -91,8 +91,14 @@ def _check_ends(flow: Flow[Any], actors: Sequence[object]) -> None:
 def _actor_for(message: object, actors: Sequence[object]) -> type[Actor]:
     for actor in actors:
         cls = _class_of(actor)
-        if cls is not None and handlers_of(cls).find(message) is not None:
-            return cls
+        if cls is None or (table := handlers_of(cls)).find(message) is None:
+            continue
+        if table.is_entity:
+            name = cls.__name__
+            raise MessageRefused(
+                f"a message to the entity {name} needs a key: run_eagerly(step({name}, {message!r:.100}, key=…), …)"
+            )
+        return cls
     raise MessageRefused(f"none of {_names(actors)} takes {message!r:.100}")
 
 

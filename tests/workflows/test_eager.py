@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio.testing
 
@@ -16,6 +17,7 @@ from actorwork import (
     Actor,
     AskTimeout,
     CodecError,
+    Entity,
     MessageFailed,
     MessageRefused,
     Retry,
@@ -44,6 +46,27 @@ async def test_one_message_is_run_by_the_actor_that_takes_it(mock_clock: trio.te
     assert await run_eagerly(SumOfSquares([1, 2]), ALL) == 5
     with pytest.raises(MessageRefused, match=r"none of Clerk takes Square\(number=1\)"):
         await run_eagerly(Square(1), [Clerk])
+
+
+@attrs.frozen
+class Coin:
+    worth: int
+
+
+class Till(Entity[list[int]]):
+    settings = Settings(title="till")
+
+    @receive
+    async def put(self, message: Coin) -> int:
+        self.state.append(message.worth)
+        return sum(self.state)
+
+
+async def test_steps_to_one_key_of_an_entity_find_its_state(mock_clock: trio.testing.MockClock) -> None:
+    steps = [step(Till, Coin(worth), key=key) for worth, key in ((1, "a"), (2, "a"), (3, "b"))]
+    assert await run_eagerly(group(steps), [Till]) == [1, 3, 3]
+    with pytest.raises(MessageRefused, match=r"the entity Till needs a key: run_eagerly\(step\(Till, Coin\(worth=1\)"):
+        await run_eagerly(Coin(1), [Till])
 
 
 async def test_what_would_wait_for_ever_is_refused(mock_clock: trio.testing.MockClock) -> None:
