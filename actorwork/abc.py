@@ -713,7 +713,7 @@ class Purging(Protocol):
 
         Each ends as one that is cancelled before it is begun: a caller that waits for its outcome gets "rejected", with
         a `Failure` of type `Cancelled` and this reason, and a run whose step it is draws its conclusions. What a node
-        has been given stays, also while nobody handles it.
+        has been given stays, also while no node handles it.
         """
         ...
 

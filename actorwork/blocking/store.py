@@ -79,7 +79,7 @@ class BlockingStore:
             self._store = self._close = None
 
     def __del__(self) -> None:
-        # A client need not be closed: the file is, with the last reference to it. No lock: nobody else has one.
+        # A client need not be closed: the file is, with the last reference to it. No lock: it was the last one.
         if (close := getattr(self, "_close", None)) is not None:
             close()
 

@@ -1,7 +1,7 @@
 """The output of commands: tables and sentences for people, `--json` for programs, errors as one sentence.
 
 Results go to standard output, everything else to standard error. Foreign text is made printable first:
-an id or a payload may come from anybody, and a terminal obeys control characters.
+an id or a payload may come from any sender, and a terminal obeys control characters.
 """
 
 from __future__ import annotations

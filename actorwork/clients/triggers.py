@@ -5,7 +5,7 @@
     reset    all of it is as the code declares it again
     delete   one that no code declares
 
-The functions change the record of a trigger if nobody else has changed it in the meantime, and otherwise begin anew.
+The functions change the record of a trigger if no other user has changed it in the meantime, and otherwise begin anew.
 `Triggers` offers them to programs, and records each at the broker.
 """
 
@@ -133,7 +133,7 @@ class Triggers:
     async def reset(self, actor: type[Actor] | str, trigger: str, *, reason: str = "") -> TriggerRecord:
         """Have a trigger fire as the code declares it; return its record.
 
-        Raises `LookupError` for a trigger that the broker does not know, and `ValueError` for one that nobody has
+        Raises `LookupError` for a trigger that the broker does not know, and `ValueError` for one that no user has
         changed, or that no code declares.
         """
         title = title_of(actor)

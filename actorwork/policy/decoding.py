@@ -6,7 +6,7 @@
     raises `Reject`                 nothing: the entry is acknowledged and dropped
     raises anything else            nothing: the entry becomes a dead letter, with its fields as they were
 
-The delivery by which an actor is told of such a dead letter (its hook `failed`) has the same fields. If they cannot be
+The delivery that reports such a dead letter to its actor (its hook `failed`) has the same fields. If they cannot be
 read then either, it comes with the fields themselves.
 
 The hook runs in the task that reads, for each entry once per attempt: it converts, and does not wait.

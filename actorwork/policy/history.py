@@ -88,7 +88,7 @@ def written(past: Past) -> str:
         text = ";".join((str(past.minute), *(",".join(map(str, one)) for one in series)))
         if len(text) <= LONGEST:
             return text
-        # Numbers this large are nobody's, but a report has its bound.
+        # No program has numbers this large, but a report has its bound.
         series = tuple(one[-(len(one) // 2) :] if len(one) > 1 else () for one in series)
 
 

@@ -7,9 +7,9 @@ finds out, as a rule, that the time is decided.
     it has fired               it tries at once, each time
     another one was faster     after `PATIENCE` times in a row a fifth less often, each time, down to `LEAST`
 
-So those try at once that have fired lately, a dozen at most, and of many others one in 128; nobody counts the nodes. If
-all that try have died, a time fires up to a second and a half late, once: the node that fires it then tries at
-once from there on.
+So those try at once that have fired lately, a dozen at most, and of many others one in 128; no node counts the others.
+If all that try have died, a time fires up to a second and a half late, once: the node that fires it then tries at once
+from there on.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def with_state(ack: Ack, change: StateChange) -> Ack:
 
 
 ACK: Final = Ack()
-"""Of a message that nobody waits for, which most are."""
+"""Of a message whose outcome no caller waits for, as of most."""
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -19,7 +19,7 @@ from actorwork.runtime.processes.config import EXIT_FAILED
 _running: Final[list[object]] = []
 """The systems of this process."""
 _registered: Final[list[bool]] = []
-"""Whether the interpreter calls `_in_child`: it cannot be told to stop that, so it is told once."""
+"""Whether the interpreter calls `_in_child`: that cannot be undone, so it is asked for once."""
 
 
 @contextmanager

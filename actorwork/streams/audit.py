@@ -1,6 +1,6 @@
 """The audit at Redis: one stream, with one entry when an action begins and another one when it ends.
 
-A stream's entries do not change, so the second names the first. Whoever reads from the newest on finds each end before
+A stream's entries do not change, so the second names the first. A reader who begins at the newest finds each end before
 its beginning.
 """
 

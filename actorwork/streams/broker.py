@@ -91,7 +91,7 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
     make = None
     meter = meter_of(emit)
     if meter is not None:
-        from actorwork.streams.transport.timed import timed  # noqa: PLC0415 - without metrics nobody needs it
+        from actorwork.streams.transport.timed import timed  # noqa: PLC0415 - without metrics it is not needed
 
         make = timed(meter.command)
     if is_of_cluster(url):

@@ -15,9 +15,9 @@
 The fields of a foreign entry are its message: its own `id`, `group` or `headers` belong to its sender. Of a message
 only the headers are decoded here, if there are any.
 
-Whoever may XADD to a source may write any of these fields. What they claim beyond the message itself is checked against
-what the publish scripts have noted in keys that such a producer may not write: who holds a key or a unique key by the
-places in its record (lua/order.lua), whose result is kept by its claim.
+Any program that may XADD to a source may write any of these fields. What the fields claim beyond the message itself is
+checked against what the publish scripts have noted in keys that such a producer may not write: who holds a key or a
+unique key by the places in its record (lua/order.lua), whose result is kept by its claim.
 """
 
 from __future__ import annotations
@@ -380,7 +380,7 @@ def _headers_from(raw: bytes) -> tuple[Mapping[str, Json], int]:
     if _OURS.isdisjoint(headers):
         return headers, 1
     if FAILED in headers:
-        # Made of the entry that has failed, whose outcome is told already (lua/entry.lua).
+        # Made of the entry that has failed, whose outcome has been reported already (lua/entry.lua).
         headers = without_questions(headers)
     attempt = headers.get(ATTEMPT, 1)
     if type(attempt) is not int or attempt < 1:

@@ -113,7 +113,7 @@ def _ends(stream: InFlightEntries, batch: Batch, some: Sequence[Pair]) -> list[t
     """Return what lua/effects.lua is to do for deliveries of one stream."""
     found: list[tuple[str, list[Any]]] = []
     for delivery, settlement in some:
-        # The delivery count does not matter there: nobody else takes what is held.
+        # The delivery count does not matter there: no other node takes what is held.
         entry, _, message_id, key, unique, record, ttl, claim, reply_to, _, count, *life = delivery_args(
             stream, delivery, outcome_of(settlement)
         )

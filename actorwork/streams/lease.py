@@ -123,7 +123,7 @@ class Lease:
 
     def _hold(self) -> None:
         connection: RedisPyConnection | None = None
-        # What is told to the node is behind what happens here, as long as the server does not answer to the end.
+        # What the node learns is behind what happens here, as long as the server does not answer to the end.
         incarnation = told = self.incarnation
         is_held = is_taken = is_troubled = False
         while not self._is_ending:

@@ -66,7 +66,7 @@ class LostEntries:
     def report(self, in_flight: InFlightEntries, lost: Iterable[tuple[bytes, bytes]]) -> None:
         """Note entries that do not exist, each with the consumer that has it pending. Never waits.
 
-        What is reported again meanwhile is told once. What could not be told has to be reported again.
+        What is reported again meanwhile is passed on once. What could not be passed on has to be reported again.
         """
         for entry, owner in lost:
             self._found[_Lost(in_flight.keys, in_flight.stream, in_flight.group, owner, entry)] = None

@@ -1,6 +1,6 @@
 """Reports of nodes and commands to them at Redis: a string and a list for each node, and a sorted set of all.
 
-A report costs its node three commands in one write. Whoever reads asks for the names, which is one command and a second
+A report costs its node three commands in one write. A reader asks for the names, which is one command and a second
 one where some have run out, and then for many reports in one command.
 
 Commands are announced on a channel that names the node. A node that hears nothing, because an ACL forbids it or the

@@ -471,7 +471,7 @@ async def _settle_and_read(
 
 
 def _is_no_more(settlement: Settlement | PublishOnly) -> bool:
-    """Whether a settlement is an ack whose result nobody waits for, and nothing else."""
+    """Whether a settlement is an ack whose result no caller waits for, and nothing else."""
     return type(settlement) is Ack and not is_of_run(settlement)
 
 

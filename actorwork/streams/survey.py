@@ -5,7 +5,7 @@ lease is in a slot of its own. It need not, since a lease that is lost stays los
 reclaimer first asks which nodes own entries, then for their leases, wherever these are, and passes the names of the
 dead nodes to the script. That still takes an entry only from an owner that has it.
 
-If the leases cannot be looked at within a second, since their primary is away, nobody is taken for dead: due messages
+If the leases cannot be looked at within a second, since their primary is away, no node is taken for dead: due messages
 enter, and released ones are taken over, all the same.
 
 On the way it looks whether the outbox of a source holds messages that a node has left there, and whether a node has

@@ -81,7 +81,7 @@ class RedisTriggers(Triggers):
         made = "" if changes is None else changes_as_json(changes)
         args = (revision, int(is_put), int(begins_now), made, *_fields_of_definition(definition))
         with cannot(f"change the trigger {definition.title!r}"):
-            # First into the index: nodes find it there when they are told.
+            # First into the index: nodes find it there when they are notified.
             await self._client.call("SADD", keys.TRIGGERS, _member(definition.source, definition.id), idempotent=True)
             done = await self._change(definition.source, definition.id, "amend", *args)
             now = await self._get(definition.source, definition.id)

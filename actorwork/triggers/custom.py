@@ -24,7 +24,7 @@ SKEW: Final = 5_000
 
 
 class CustomTimes:
-    """Asks the user's reader; `trouble` is told what is wrong with its answers, and what follows."""
+    """Asks the user's reader; `trouble` is called with what is wrong with its answers, and what follows."""
 
     def __init__(
         self,

@@ -10,8 +10,9 @@ state. So no node needs to lead, and a node's copy of the records may be out of 
 Time is the broker's. The node sleeps by Trio's clock until the next time, and looks again every
 `status_check_interval`, since the broker's clock may be set.
 
-Users put, change and delete triggers at the broker, beside those that the code declares. A node is told, and then reads
-the records again; one that has not been told fires nothing, since the broker compares the revision of the record, too.
+Users put, change and delete triggers at the broker, beside those that the code declares. A node is notified, and then
+reads the records again; one that has not been told fires nothing, since the broker compares the revision of the record,
+too.
 
 The times of a trigger with a `cron_schedule` come from custom.py.
 """
@@ -210,7 +211,7 @@ class Scheduler:
         except SettingsError as error:
             self._emit(TriggerTrouble(settings.id, settings.title, record.definition.title, str(error), IGNORED))
             return
-        # A node that runs has watched it since it was put, even if it is told a moment later.
+        # A node that runs has watched it since it was put, even if it is notified a moment later.
         watched = Watched(declared, None, since=min(self._now(), max(record.last, self._began)))
         self._watched.append(watched)
         self._take(watched, record)

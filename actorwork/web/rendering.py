@@ -88,7 +88,7 @@ def since(seconds: float | None) -> str:
         return ""
     if seconds < 1:
         return "< 1s"
-    # Nobody reads the seconds of an hour, nor the minutes of a day.
+    # Of an hour the seconds do not matter, nor of a day the minutes.
     for bound, step in ((600, 1), (36_000, 60), (864_000, 3600)):
         if seconds < bound:
             return duration(seconds - seconds % step)

@@ -1,6 +1,6 @@
 """The server of the dashboard: Hypercorn, on the Trio loop that runs anyway.
 
-It ends within a second: streams are told first, then connections that are still open are closed.
+It ends within a second: streams end first, then connections that are still open are closed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A supervision tree as SVG: each part with its state, its restarts, its mailbox, what it handles and since when.
 
-A state is told by a colour, by a mark, and by a word. Where a supervisor has many children, those in which all is well
+A state is shown by a colour, by a mark, and by a word. Where a supervisor has many children, those in which all is well
 are drawn as one. The list beside the drawing has every part, and its links: this is for the eye.
 """
 

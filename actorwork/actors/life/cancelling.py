@@ -1,7 +1,7 @@
 """Finds the deliveries of messages that were cancelled: in flight, or waiting for their turn.
 
     in flight    its executor cancels the handler, and settles by how that ends
-    waiting      settled at once, so that whoever waits for the outcome has it; skipped when its turn comes
+    waiting      settled at once, so that those that wait for the outcome have it; skipped when its turn comes
 
 A message that is handled in one batch with others is left alone: the handler is one call for all of them. With force, a
 handler that does not end is reported, so that its process can be replaced.

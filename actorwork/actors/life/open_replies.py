@@ -1,7 +1,7 @@
 """Replies that an incarnation still owes when it ends: deferred ones, and those of messages that its end cut off.
 
-If it has crashed, or ended by itself, the askers are told at once. If its supervisor has ended it, only the supervisor
-knows whether the actor is over or starts again (with a sibling, say): the reply is held until it says so.
+If it has crashed, or ended by itself, the askers learn of it at once. If its supervisor has ended it, only the
+supervisor knows whether the actor is over or starts again (with a sibling, say): the reply is held until it says so.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ class ChildRunner:
     def begin_end(self, record: ChildRecord, deadline: float) -> None:
         """Ask a child to end within its own bound, and before the deadline; never waits."""
         match record.state:
-            case State.EMPTY | State.ENDED:  # ENDED: by itself, and nobody will judge that any more.
+            case State.EMPTY | State.ENDED:  # ENDED: by itself, and no supervisor will judge that any more.
                 record.state = State.EMPTY
             case State.RESTARTING:
                 # As if it ran: it is this end that keeps it from running again, and not the crash before it.

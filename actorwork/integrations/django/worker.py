@@ -106,7 +106,7 @@ class Attempt:
         return Returned(call=self._call, value=value)
 
     def failed(self, error: Exception) -> None:
-        """Leave a report, since the message may be gone when somebody asks for the result."""
+        """Leave a report, since the message may be gone when the result is asked for."""
         path = f"{type(error).__module__}.{type(error).__qualname__}"
         failure = Failure(path, str(error), "".join(traceback.format_exception(error)))
         info = attrs.evolve(self._ended(Status.FAILURE), failure=failure)

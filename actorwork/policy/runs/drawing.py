@@ -1,7 +1,7 @@
 """The graph of a run as a picture: SVG that needs nothing else, in light and dark.
 
-A status is told by a colour, by a mark, and by a word. Each node has its whole name, and how its step ended, in a title
-that browsers show under the pointer. Where style sheets have no queries (in printers, converters), it is light.
+A status is shown by a colour, by a mark, and by a word. Each node has its whole name, and how its step ended, in a
+title that browsers show under the pointer. Where style sheets have no queries (in printers, converters), it is light.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 -- `arrived` has, for each shard that messages left, the last entry that has arrived from there. They come in the order in which
 -- they left, so what comes once more, or from a program that was slow, is passed over: each message arrives once.
 --
--- Nobody reads the new shards before all has arrived. So a key is free for the first message that arrives, and the others wait
+-- No node reads the new shards before all has arrived. So a key is free for the first message that arrives, and the others wait
 -- behind it, in their order.
 
 local prefix = ARGV[1]

@@ -5,7 +5,7 @@
 -- ARGV  the prefix of the source's keys, the message id; then the reason, and whether a handler that does not end is to be ended
 --       with its process (0 or 1)
 --
--- A message that no node has been given is dropped here, and who waits for its outcome is told. For one in flight this is noted.
+-- A message that no node has been given is dropped here, and those that wait for its outcome are notified. For one in flight this is noted.
 
 local prefix, message_id, reason = ARGV[1], ARGV[2], ARGV[3]
 local said = reason and reason ~= '' and reason or 'it was cancelled before it was begun'

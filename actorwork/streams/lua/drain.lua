@@ -9,13 +9,13 @@
 -- is replaced.
 --
 -- Messages of one key leave in the order in which they would be handled: those that hold the key (in a stream, or retries that
--- are delayed), and, in the script in which the last of these leaves, all that wait behind them. So whoever sends to this key
+-- are delayed), and, in the script in which the last of these leaves, all that wait behind them. So every sender to this key
 -- meanwhile either waits behind them, and leaves with them, or finds the key free, and leaves later.
 --
 -- An entry that only some of several groups need becomes one message for each of them.
 --
 -- Once replaced, nothing can be written here: XADD and ZADD are refused (WRONGTYPE), and senders look where the shard is by now.
--- `unique:<key>` stays until then, so that nobody takes a unique key whose message is on its way. The strings stay for ever: a
+-- `unique:<key>` stays until then, so that no message takes a unique key whose message is on its way. The strings stay for ever: a
 -- program may have read the old layout long ago.
 
 local source, prefix, most, may_replace = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'

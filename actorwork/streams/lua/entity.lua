@@ -16,7 +16,7 @@ end
 if wanted ~= '' and wanted ~= version then
   return { 'other', version }
 end
--- Places are as in order.lua. Released entries are in nobody's hand.
+-- Places are as in order.lua. Released entries belong to no node.
 local places = redis.call('HGET', prefix .. 'keys', key)
 for _, place in ipairs(ARGV[13] == '0' and places and cjson.decode(places) or {}) do
   local level, id = string.match(place, '^(%l+):(%d+%-%d+)$')

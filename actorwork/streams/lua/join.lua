@@ -109,7 +109,7 @@ local function run_of(of)
   return found_runs[of]
 end
 
--- Tells those who watch a run that something in it changes, once in a script: it is told when the script is over.
+-- Tells those who watch a run that something in it changes, once in a script: they are notified when the script is over.
 local function tell_run(r)
   if not r.is_told then
     r.is_told = true

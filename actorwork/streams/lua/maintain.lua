@@ -6,7 +6,7 @@
 --       wanted in all, how many of those above normal priority, after how many crashes a message is dead, from how many
 --       on it is a suspect, the actor's title, how many suspects may be taken over (0 or 1); then for each stream: the
 --       prefix of its source's keys, and where the search for keys without a message continues ('' for not now); then how
---       many dead letters to keep, and for how many ms, and whether the actor is told of failures (0 or 1)
+--       many dead letters to keep, and for how many ms, and whether failures are reported to the actor (0 or 1)
 --
 -- Returns nil if this node holds no lease (it may take nothing), else for each stream: ms until the next message is due
 -- (-1 if none is delayed), whether there are more entries to take over, whether the group is missing, the deliveries taken

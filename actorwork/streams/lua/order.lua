@@ -307,7 +307,7 @@ end
 -- stored and was not. PUBLISH may be forbidden for this channel (an ACL); that must not stop the settlement, and a stored
 -- outcome can still be found. An outcome that begins with `flow` is that of a step of a run: its end is noted for join.lua.
 --
--- The entry says where its outcome goes, and whoever may XADD to the source has written it. So nothing is published outside
+-- The entry says where its outcome goes, and any program that may XADD to the source has written it. So nothing is published outside
 -- the channels for replies, whose names are not to be guessed; and a result is stored for the message that asked for it when
 -- it was kept, which its claim proves, and not for another entry under the same id.
 --
@@ -352,7 +352,7 @@ end
 -- The same for a message that is not in flight: its headers have the address of the caller that waits.
 local function reject_unread(prefix, message_id, headers, claim, status, kind, reason)
   local good, asked = pcall(cjson.decode, headers or '{}')
-  if not good or type(asked) ~= 'table' or asked['actorwork-failed'] then -- Of the last, the outcome is told already.
+  if not good or type(asked) ~= 'table' or asked['actorwork-failed'] then -- The outcome of the last has been reported already.
     return
   end
   local ttl, reply_to, flow = asked['actorwork-result-ttl'], asked['actorwork-reply-to'], asked['actorwork-flow']
@@ -439,7 +439,7 @@ end
 --
 --   cancelled    tracked messages that were cancelled in flight, a hash: message id -> '1' (by force) or '0', then the reason
 --
--- The nodes of the source look at it once a second, and when they are told to (maintain.lua). An entry that is taken over, and
+-- The nodes of the source look at it once a second, and when they are notified (maintain.lua). An entry that is taken over, and
 -- an attempt that is to be tried again, ends there instead. The note goes with the life of the message (state.lua).
 local cancels = {}
 

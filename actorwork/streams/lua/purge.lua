@@ -10,7 +10,7 @@
 -- Returns how many there were (and are gone now, if there was a reason), how many of them are steps of runs, and where to go on
 -- ('': it is done).
 --
--- Each is dropped as one that is cancelled: who waits for its outcome is told, its life ends, its keys go on to the next
+-- Each is dropped as one that is cancelled: those that wait for its outcome are notified, its life ends, its keys go on to the next
 -- messages, and the run that it is a step of draws its conclusions.
 
 local prefix, where, from, most, reason = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]

@@ -8,7 +8,7 @@
 --
 -- Returns how many were still ours. The delivery count goes back by one: this delivery did not happen.
 --
--- An entry that was deleted by hand stays pending under our name: XCLAIM would drop it, and nobody would learn that its message
+-- An entry that was deleted by hand stays pending under our name: XCLAIM would drop it, and no node would learn that its message
 -- is lost. It is found as those are that never arrived (recover.lua), or when this node has ended (maintain.lua).
 
 local stream, group, consumer, released = KEYS[1], ARGV[1], ARGV[2], ARGV[3]

@@ -10,7 +10,7 @@
 --         how many messages it publishes, for each: source, prefix (with '>' before it if its slot is another one: targets.lua),
 --         mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
---           how many dead letters to keep, and for how many ms, the failure as JSON if the actor is told of it, else ''
+--           how many dead letters to keep, and for how many ms, the failure as JSON if it is reported to the actor, else ''
 --         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
 --           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.

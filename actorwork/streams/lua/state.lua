@@ -11,7 +11,7 @@
 -- A life begins when the message is kept, and only the scripts that keep messages write its claim. An entry that was written by
 -- another producer has no claim, or a wrong one, so it cannot change what is known of a message with its id.
 --
--- A status only goes forward: what is told later must be of a later attempt, of a later delivery of the same attempt, or further
+-- A status only goes forward: what is reported later must be of a later attempt, of a later delivery of the same attempt, or further
 -- on in the same delivery. So the report of a node that was taken for dead is refused without a look at the pending list, as is
 -- one that was overtaken on its way. After the end nothing changes any more, until a dead letter is sent again: a new life.
 --

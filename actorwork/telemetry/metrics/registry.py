@@ -29,7 +29,7 @@ from actorwork.telemetry.metrics.table import METRICS, TABLE, Kind, Metric
 
 OTHER: Final = "_other"
 MOST: Final[Mapping[str, int]] = {"error": 50, "command": 60}
-"""How many values of a label are told apart: of `error`, for each actor."""
+"""How many values of a label are counted separately: of `error`, for each actor."""
 MOST_OF_ANY: Final = 1000
 LONGEST: Final = 300
 """Characters of a label's value, at most."""
@@ -91,7 +91,7 @@ class Registry:
         if "actorwork_lease_margin_seconds" in self.families:
             self.collectors.append(self.meter.collect)
         self._values: dict[Labels, set[str]] = {}
-        """The values of each label that are told apart."""
+        """The values of each label that are counted separately."""
         self._children: tuple[Mapping[tuple[str, int], Snapshot], Snapshot] = ({}, ())
         """The last snapshots of the processes that run, and the sums of those that have ended: exchanged together, so
         that no reader sees a process in both or in neither.

@@ -163,7 +163,7 @@ class ActorSpans:
                 return await proceed()
             finally:
                 current.detach(token)
-        # The sampled ones first: links to spans that nobody has recorded lead nowhere.
+        # The sampled ones first: links to spans that were not recorded lead nowhere.
         found.sort(key=lambda context: not context.trace_flags.sampled)
         links = [Link(context) for context in found[:_BATCH_LINKS]]
         for one in deliveries[: _BATCH_LINKS - len(links)]:

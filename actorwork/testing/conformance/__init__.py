@@ -28,9 +28,9 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     priorities     urgent messages are delivered first, and the others get turns
     uniqueness     of all messages with the same unique key only one is alive
     outcomes       the outcome of a message reaches the sender that asked for it
-    lives          the life of a tracked message is known, and who watches it is told
+    lives          the life of a tracked message is known, and watchers learn of it
     dead_letters   failed messages are kept, and may be replayed
-    failures       an actor is told of its messages that have failed
+    failures       an actor learns of its messages that have failed
     endings        how a node ends: it offers nothing more, and loses nothing
     values         shared values and locks
     waiting        the age of the oldest waiting message is known

@@ -1,4 +1,4 @@
-"""An actor is told of each of its messages that has become a dead letter, if it has asked for that."""
+"""An actor learns of each of its messages that has become a dead letter, if it has asked for that."""
 
 from __future__ import annotations
 

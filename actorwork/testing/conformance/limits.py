@@ -91,7 +91,7 @@ class LimitTests(ContractTests):
             async def has_run_out() -> bool:
                 return await theirs.count_slots("seats") == 2
 
-            await until(has_run_out, "the end of a slot that nobody renews")
+            await until(has_run_out, "the end of a slot that is not renewed")
             assert list(await theirs.slot_holders("seats")) == ["a", "b"]
             assert await store.release_slot("seats", "a")
             assert list(await theirs.slot_holders("seats")) == ["b"]

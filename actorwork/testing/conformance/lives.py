@@ -1,4 +1,4 @@
-"""The life of a tracked message is known: its status only goes forward, and who watches it is told."""
+"""The life of a tracked message is known: its status only goes forward, and watchers learn of it."""
 
 from __future__ import annotations
 
