@@ -409,6 +409,33 @@ async def test_messages_are_listed_by_state_actor_source_and_text():
         assert "waiting, delayed" in (await guest.json("/messages", 400, state="lost"))["error"]
 
 
+async def test_a_message_shows_its_key_its_headers_its_payload_and_its_failed_attempts():
+    async with visit() as guest:
+        await enter(guest.broker, {"till": [default_source(identity("till"))]})
+        history = [{"attempt": 1, "error": "ValueError", "reason": "no <order>", "at": 1_700_000_000.0}]
+        headers: dict[str, Any] = {**TRACKED, "actorwork-history": history, "api_key": "geheim", "tenant": "acme"}
+        source = default_source(identity("till"))
+        data = b'{"order": 7, "password": "geheim"}'
+        await guest.broker.publish([Envelope(source, "m", data, key="ann", headers=headers, delay=60)])
+        found = await guest.json("/messages/m", source=source)
+        assert (found["key"], found["label"], found["headers"]["tenant"]) == ("ann", "actor:till", "acme")
+        assert found["attempts"] == [{"attempt": 1, "error": "ValueError: no <order>", "at": 1_700_000_000.0}]
+        assert found["payload"]["order"] == 7
+        page = await guest.page(f"/message?id=m&source={source}")
+        assert "geheim" not in page
+        assert "<b>Attempt 1</b>" in page
+        assert "no &lt;order&gt;" in page
+        assert "actor:till" in await guest.page("/delayed")
+
+
+async def test_a_viewer_sees_of_a_message_only_what_becomes_of_it():
+    async with visit("viewer") as guest:
+        await guest.broker.publish([Envelope("orders", "m", b"7", key="ann", headers=TRACKED, delay=60)])
+        seen = await guest.json("/messages/m")
+        assert seen["is_known"]
+        assert not {"key", "headers", "attempts", "payload"} & seen.keys()
+
+
 async def test_messages_are_filtered_by_key_unique_key_and_header():
     async with visit() as guest:
         await enter(guest.broker, {"till": ["orders"]})

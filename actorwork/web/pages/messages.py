@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -13,8 +14,8 @@ from actorwork.durations import parsed
 from actorwork.errors import CodecError
 from actorwork.inspection import as_json
 from actorwork.inspection.letters import json_or_text
-from actorwork.inspection.words import how_far, moment, progress_in_json
-from actorwork.message import Delayed, Envelope, MessageInfo, TrackedMessage
+from actorwork.inspection.words import how_far, moment, progress_in_json, source_in_words
+from actorwork.message import HISTORY, Delayed, Envelope, Json, MessageInfo, TrackedMessage
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
 from actorwork.web.pages.letters import letter_in_json
@@ -65,6 +66,14 @@ async def view(sight: Sight) -> dict[str, Any]:
     info = (await states.find(source, wanted) if source else None) if seen is None else seen.info
     found["why"] = None if seen is None else as_json(seen.why)
     found["holder"] = None if seen is None or seen.holder is None else as_json(seen.holder)
+    found["label"] = await _label_of(sight, source) if source else ""
+    if seen is not None and sight.access.may("see_payloads"):
+        found["key"] = seen.key
+        found["headers"] = sight.masking.masked(dict(seen.headers))
+        found["attempts"] = attempts_in(seen.headers)
+        if seen.payload is not None:
+            kind, payload = json_or_text(seen.payload.encode())
+            found["payload"] = sight.masking.masked(payload) if kind == "json" else payload
     if info is not None:
         found["info"] = info_in_json(info)
         if not sight.access.may("see_payloads"):
@@ -91,6 +100,24 @@ async def view(sight: Sight) -> dict[str, Any]:
     return found
 
 
+async def _label_of(sight: Sight, source: str) -> str:
+    return source_in_words(source, await known_actors(sight.broker.values))
+
+
+def attempts_in(headers: Mapping[str, Json]) -> list[dict[str, Any]]:
+    """Return the attempts that have failed, as the headers of a message tell."""
+    history = headers.get(HISTORY)
+    return [
+        {
+            "attempt": one.get("attempt"),
+            "error": f"{one.get('error')}: {one.get('reason')}"[:1000],
+            "at": at if isinstance(at := one.get("at"), int | float) else None,
+        }
+        for one in (history if isinstance(history, list) else [])
+        if isinstance(one, dict)
+    ]
+
+
 def delayed_in_json(sight: Sight, one: Delayed) -> dict[str, Any]:
     """Return a delayed message as JSON, as far as a user may see it."""
     shown = None
@@ -112,8 +139,9 @@ async def view_delayed(sight: Sight) -> dict[str, Any]:
     """Show delayed messages, retries that wait among them, by due time within a source."""
     limit = sight.number("limit", 100, most=MOST_DELAYED)
     found = await sight.broker.delayed.list(sight.text("source") or None, limit=limit)
+    own = {default_source(identity(title)): f"actor:{title}" for title in await known_actors(sight.broker.values)}
     return {
-        "delayed": [delayed_in_json(sight, one) for one in found],
+        "delayed": [{**delayed_in_json(sight, one), "label": own.get(one.source, one.source)} for one in found],
         "source": sight.text("source"),
         "limit": limit,
         "is_cut": len(found) == limit,
