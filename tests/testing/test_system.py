@@ -1,14 +1,18 @@
 """A system in virtual time: waiting for it, what was sent, and faults that come when they are told to."""
 
+import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from actorwork import Actor, Child, Exponential, Reject, RetryPolicy, Settings, StartError, receive
-from actorwork.events import ChildExited, Fenced
+from actorwork import Actor, Child, Exponential, Reject, Retry, RetryPolicy, Settings, StartError, receive
+from actorwork.events import ChildExited, Fenced, Settled
+from actorwork.policy.settlement import Reject as SettledAsReject
 from actorwork.testing import Faults, InjectedCrash, MemoryBroker, advance, open_test_system
 from tests.patience import BUSY
 
@@ -344,3 +348,39 @@ async def test_a_message_that_is_delivered_twice_is_handled_twice(mock_clock: tr
         assert len(rest) == 2
         assert rest.count(first) == 1
         assert not system.faults.pending
+
+
+def everwork(fields: Mapping[bytes, bytes]) -> Any:
+    """Read the entries of another library, whose field `payload` is JSON."""
+    event = json.loads(fields[b"payload"])
+    if event == "not for us":
+        raise Reject
+    return event
+
+
+class Importer(Actor):
+    settings = Settings(title="importer", sources={"imports"}, decode=everwork, retry=RetryPolicy(attempts=2))
+    seen: list[tuple[str, int]]
+
+    @receive
+    async def load(self, *, what: str) -> None:
+        self.seen.append((what, self.context.delivery.attempt))
+        if self.context.delivery.attempt == 1:
+            raise Retry(0)
+
+
+async def test_a_decode_hook_reads_what_a_foreign_producer_puts(mock_clock: trio.testing.MockClock):
+    Importer.seen = []
+    async with open_test_system(Importer) as system:
+        for payload in (b'{"what": "tea"}', b'"not for us"', b"no JSON"):
+            system.broker.put("imports", {b"payload": payload, b"trace": b"t"})
+        system.broker.put("imports", b'{"what": "ours"}')
+        for _ in range(200):  # More than there is room for at once: what is not taken needs none.
+            system.broker.put("imports", {b"payload": b'"not for us"'})
+        await system.client.publish("imports", {"what": "milk"})
+        await system.drain()
+        assert sorted(Importer.seen) == [(what, attempt) for what in ("milk", "ours", "tea") for attempt in (1, 2)]
+        (letter,) = system.dead_letters
+        assert (letter.failure.type, letter.payload) == ("JSONDecodeError", {b"payload": b"no JSON", b"trace": b"t"})
+        rejected = [one for one in system.of(Settled) if isinstance(one.settlement, SettledAsReject)]
+        assert len(rejected) == 201

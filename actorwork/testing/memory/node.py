@@ -15,7 +15,7 @@ from actorwork.embedded.node import EmbeddedNode
 from actorwork.embedded.own_leases import Lease
 from actorwork.message import Delivery, Envelope
 from actorwork.policy.entities import StateChange
-from actorwork.policy.settlement import Settlement
+from actorwork.policy.settlement import Fail, Reject, Settlement
 from actorwork.testing.faults import Faults, Loss
 from actorwork.testing.memory.store import payload_of
 from actorwork.testing.memory.writer import DIGITS, InlineWriter
@@ -104,13 +104,31 @@ class MemoryNode(EmbeddedNode):
         self._writer.run()
 
     def _offer(self, cursor: Cursor, batches: Sequence[Batch]) -> None:
+        intake = self._by_cursor[id(cursor)]
+        unread: list[tuple[Delivery, Fail | Reject]] = []
         for channel, taken, _ in batches:
-            for position, delivery in enumerate(taken.deliveries):
-                if isinstance(delivery.payload, str):
-                    taken.deliveries[position] = attrs.evolve(delivery, payload=payload_of(delivery.payload))
+            given, taken.deliveries = taken.deliveries, []
+            for delivery in given:
                 if delivery.token.given == 1 and self._faults.next_double(channel.group):
                     self._writer.change(lambda store, one=delivery, group=channel.group: store.double(one, group))
+                read = self._read(intake.subscription, delivery)
+                if isinstance(read, Delivery):
+                    taken.deliveries.append(read)
+                else:
+                    unread.append((delivery, read))
+        intake.received += len(unread)
         super()._offer(cursor, batches)
+        for delivery, settlement in unread:
+            self.settle(intake.subscription, delivery, settlement)
+            self._emit(events.Settled(intake.subscription.group, intake.subscription.actor, delivery, settlement, 0.0))
+
+    def _read(self, subscription: Subscription, delivery: Delivery) -> Delivery | Fail | Reject:
+        """Return a delivery with the fields of a foreign producer, if it has such, as the actor's hook reads them."""
+        if not isinstance(delivery.payload, str):
+            return delivery
+        foreign = attrs.evolve(delivery, payload=payload_of(delivery.payload))
+        decode = subscription.decode.get(delivery.source)
+        return foreign if decode is None or isinstance(foreign.payload, bytes) else decode(foreign)
 
     # ---- settling ----
 
