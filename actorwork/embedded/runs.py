@@ -412,6 +412,10 @@ class RunBook:
         self._execute("update runs set total = total + ?, open = open + ? where run = ?", (count, count, run))
         self.total += count
 
+    def held_end(self, step: int) -> End | None:
+        state, *end = self._row("state, how, value, failure, caused", step)
+        return _end_from(*end) if state == HELD else None
+
     def first_held(self) -> tuple[int, End] | None:
         row = self._execute(
             "select step, how, value, failure, caused from steps where run = ? and state = 3 order by step limit 1",

@@ -29,7 +29,20 @@ from actorwork.policy.retry import Fixed
 from actorwork.testing import run_eagerly
 from actorwork.workflows import Flow, Step, chain, chord, group, nap, signal, step
 from tests.workflows.conftest import OpenStage
-from tests.workflows.shop import Begin, Calculator, Clerk, Flaky, Look, Note, Square, Sum, SumOfSquares, Text, Wait
+from tests.workflows.shop import (
+    Alarm,
+    Begin,
+    Calculator,
+    Clerk,
+    Flaky,
+    Look,
+    Note,
+    Square,
+    Sum,
+    SumOfSquares,
+    Text,
+    Wait,
+)
 
 NOTHING: list[Step[int]] = []
 ALL = [Calculator, Clerk]
@@ -89,6 +102,18 @@ async def test_what_ends_by_its_time_is_waited_for(mock_clock: trio.testing.Mock
         await run_eagerly(Flow(signal("approval", int).then(Calculator, Square), deadline=3600), ALL)
     with pytest.raises(MessageFailed, match="deadline"):
         await run_eagerly(Flow(group(failing()), hold_on_failure=True, deadline=3600), ALL)
+
+
+async def test_a_deadline_of_a_held_run_tells_on_error_what_has_failed(mock_clock: trio.testing.MockClock) -> None:
+    Clerk.book.clear()
+    held = Flow(
+        group(failing()), hold_on_failure=True, deadline=3600, on_error=lambda failures: step(Clerk, Alarm(failures))
+    )
+    with pytest.raises(MessageFailed, match="deadline"):
+        await run_eagerly(held, ALL)
+    (told,) = Clerk.book
+    assert isinstance(told, Alarm)
+    assert [one.step for one in told.failures] == ["b"]
 
 
 async def test_failures_are_those_of_a_client(mock_clock: trio.testing.MockClock) -> None:

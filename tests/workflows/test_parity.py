@@ -73,6 +73,12 @@ STORIES = {
         (("failed", 0), ("done", 0), ("retry", 0), ("done", 0), ("done", 0)),
         holds=True,
     ),
+    "a cancel of what is held": Story(
+        one_by_one((), (), [(0, "result"), (1, "result")]),
+        ((2, "result"),),
+        (("failed", 0), ("cancel", 0)),
+        holds=True, tells_errors=True,
+    ),
     "a failure while the run is paused": Story(
         one_by_one(()), ((0, "result"),), (("pause", 0), ("failed", 0), ("resume", 0), ("retry", 0), ("done", 0)),
         holds=True,

@@ -296,6 +296,22 @@ async def test_a_held_run_is_retried_where_it_failed(open_stage: OpenStage) -> N
             assert (await run.info()).failures == ()
 
 
+async def test_to_cancel_a_held_run_leaves_the_end_of_the_step_that_has_failed(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, stage.open_system():
+        failing = step(Calculator, Flaky(7), name="flaky")
+        run = await stage.client.start(Flow(step(Calculator, Text(failing.result)), hold_on_failure=True))
+
+        async def is_held() -> bool:
+            return await run.status() is Status.HELD
+
+        await until(is_held)
+        assert await run.cancel("enough")
+        failed, waiting = await run.steps()
+        assert (failed.status, waiting.status) == (Status.FAILURE, Status.CANCELLED)
+        assert [(name, end.kind) for name, end in (await run.info()).failures] == [("flaky", "failed")]
+        assert (await run.status(), await run.retry()) == (Status.CANCELLED, False)
+
+
 async def test_a_failed_run_is_retried_and_keeps_what_was_done(open_stage: OpenStage) -> None:
     async with open_stage() as stage:
 

@@ -85,6 +85,10 @@ class Book(Protocol):
         """Store steps, and the members among them in the groups of `step`: who waits for these waits for all."""
         ...
 
+    def held_end(self, step: int) -> End | None:
+        """Return how a step ended that waits to be retried."""
+        ...
+
     def first_held(self) -> tuple[int, End] | None:
         """Return the first step that waits to be retried, and its end."""
         ...
@@ -221,8 +225,9 @@ def _close(book: Book, status: Status, reason: str) -> bool:
     if book.status not in OPEN:
         return False
     for step in book.unended():
+        held = book.held_end(step)  # It has ended before, and is retried no more.
         book.withdraw(step, reason)
-        book.record(step, End.cancelled(reason), is_failure=False)
+        book.record(step, held or End.cancelled(reason), is_failure=held is not None)
     book.finish(status, reason)
     return True
 

@@ -954,7 +954,8 @@ local function close_more(r)
           end
         end
       end
-      record(r, step, state, { how = 'cancelled', failure = failure }, false)
+      local held = state == 3 and redis.call('HGET', r.at .. ':ends', step) -- It has ended before, and is retried no more.
+      record(r, step, state, held and cjson.decode(held) or { how = 'cancelled', failure = failure }, held and true)
     end
   end
   if first > 0 then
