@@ -224,6 +224,11 @@ def test_the_dashboard_in_an_application_lets_in_its_users(tmp_path: Path) -> No
     assert let_in == 200
 
 
+async def test_the_example_of_a_source_with_shards_declares_them() -> None:
+    (block,) = blocks("shards.md")
+    assert (await execute(block))["Till"].settings.shards == {"orders": 16}
+
+
 @pytest.mark.long
 async def test_the_example_of_a_cluster_for_tests_runs(capsys: pytest.CaptureFixture[str]) -> None:
     await trio.to_thread.run_sync(trio.run, execute, *blocks("cluster.md"))
