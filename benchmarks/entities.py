@@ -4,7 +4,7 @@
 
     drain      `each` messages for each of `keys`, all in the source already; the entity has a state of `size` bytes
     ask        one ask after another to one key, warm
-    hot        a message of one key after another, all in the source already
+    hot        a message of one key after another, all in the source already; also the median time from one to the next
 
 Rounds take turns, so that a machine which is busy with something else is so for both. Seconds of CPU are those of this
 process and of the server; of wall-clock figures the best round counts. Prints one JSON object, with the ratios of the
@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -83,9 +84,11 @@ async def drain(server: RedisServer, actor: Any, keys: list[str]) -> dict[str, f
             await broker.publish([Envelope(source, next(ids), MESSAGE, headers={}, key=key) for key in some])
     ended = trio.Event()
     left = [len(keys)]
+    times: list[float] = []
 
     def one() -> None:
         left[0] -= 1
+        times.append(time.perf_counter())
         if not left[0]:
             ended.set()
 
@@ -99,6 +102,8 @@ async def drain(server: RedisServer, actor: Any, keys: list[str]) -> dict[str, f
         "client_us": (time.process_time() - here) / len(keys) * 1e6,
         "server_us": (server_cpu(server) - there) / len(keys) * 1e6,
     }
+    if len(set(keys)) == 1:
+        figures["gap_us"] = statistics.median(later - earlier for earlier, later in pairwise(times)) * 1e6
     done.pop()
     return figures
 
