@@ -25,7 +25,8 @@ class BlockingStore:
         self.deadlines = deadlines
         self.turns = self._new_turns()
         self._store: Store | None = None
-        self._close: Callable[[], None] | None = None
+        self._close: weakref.finalize[[], BlockingStore] | None = None
+        """Closes the file, when it is called or when this store is garbage: a client need not be closed."""
         self._lock = threading.Lock()
         self._is_closed = False
         _stores.add(self)
@@ -47,8 +48,11 @@ class BlockingStore:
             raise BrokerError(f"this client of {self.location} is closed")
         if self._store is None:
             connection = connect_for_threads(self.location)
-            self._close = connection.close
             self._store = Store(connection)
+            # Not `__del__`: of garbage, Python finalizes the connection first or this store, as it happens, and from
+            # 3.13 on a connection that is still open then warns. This comes before both.
+            self._close = weakref.finalize(self, connection.close)
+            self._close.atexit = False  # A function that runs at exit may still send.
         return self._store
 
     async def ask(self, run: Callable[[Store], Any], *, rows: int = 1, writes: bool = True) -> Any:
@@ -78,14 +82,11 @@ class BlockingStore:
                 self._close()
             self._store = self._close = None
 
-    def __del__(self) -> None:
-        # A client need not be closed: the file is, with the last reference to it. No lock: it was the last one.
-        if (close := getattr(self, "_close", None)) is not None:
-            close()
-
     def forked(self) -> None:
         """Begin anew in a child process: SQLite's connections must not cross a fork, not even to be closed there."""
         self._lock = threading.Lock()
+        if self._close is not None:
+            self._close.detach()
         _kept_open.append(self._store)
         self._store = self._close = None
         self.turns = self._new_turns()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -35,12 +37,15 @@ from actorwork import (
 )
 from actorwork.blocking.driver import Deadlines, run
 from actorwork.blocking.redis import BlockingConnection, BlockingRedis
+from actorwork.blocking.store import BlockingStore
 from actorwork.clients import Client
+from actorwork.embedded.location import Location
 from actorwork.events import BrokerAdvice
 from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, signal, step
 from tests.clients.programs import node, run_asyncio
+from tests.garbage import living
 from tests.patience import BUSY, PATIENCE
 from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Text, double
 
@@ -311,6 +316,27 @@ def test_a_closed_sync_client_says_so(url: str) -> None:
     client.close()
     with pytest.raises(BrokerError, match="closed"):
         client.ref(Calculator).tell(Square(1))
+
+
+def test_a_sync_client_that_is_garbage_has_closed_its_file_before_python_could_warn(tmp_path: Path) -> None:
+    def opened() -> tuple[BlockingStore, sqlite3.Connection]:
+        before = living(sqlite3.Connection)
+        store = BlockingStore(Location(tmp_path / "messages.db"), Deadlines())
+        store.open()
+        [connection] = [one for one in living(sqlite3.Connection) if one not in before]
+        return store, connection
+
+    # Python finalizes garbage in the order in which a collection before has met it, in a list from its end: so the
+    # connection comes first.
+    order = list[Any](opened())
+    gc.collect()
+    store = order[0]
+    vars(store)["itself"] = store
+    ended = weakref.ref(store)
+    order.clear()
+    del store
+    gc.collect()
+    assert ended() is None
 
 
 def test_a_closed_asyncio_client_says_so(url: str) -> None:

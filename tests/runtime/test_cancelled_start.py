@@ -5,11 +5,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+import outcome
 import pytest
 import trio
 
 from actorwork import Actor, Settings, Supervisor, events, open_system, receive
 from actorwork.abc import Broker
+from actorwork.stacks import all_stacks
 from actorwork.testing import MemoryBroker
 from tests.patience import PATIENCE
 
@@ -65,13 +67,13 @@ def each_step(start: Callable[[int], int]) -> None:
 
 
 def in_time(run: Callable[[], int]) -> int:
-    """Return what a function returns, which a hang of it cannot keep: it runs in a thread."""
-    returned: list[int] = []
-    thread = threading.Thread(target=lambda: returned.append(run()), daemon=True)
+    """Return what a function returns, or raise its error. A hang of it keeps no test: it runs in a thread."""
+    ended: list[outcome.Outcome[int]] = []
+    thread = threading.Thread(target=lambda: ended.append(outcome.capture(run)), daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    assert returned, "it has failed, or hangs"
-    return returned[0]
+    assert ended, f"it hangs:\n{all_stacks()}"
+    return ended[0].unwrap()
 
 
 def test_a_start_that_is_cancelled_at_any_step_ends_cancelled(make_broker: Callable[[], str | Broker]):
