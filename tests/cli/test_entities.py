@@ -1,5 +1,9 @@
 """`actorwork entities`: states are listed, shown, put and forgotten."""
 
+from typing import Any
+
+import pytest
+
 from actorwork.abc import Broker
 from actorwork.message import Envelope
 from actorwork.policy.reports import EntityReport, NodeReport, PartReport, written
@@ -58,6 +62,7 @@ def test_a_state_is_put_by_its_version_and_recorded(shell: Shell) -> None:
     (first, *_) = [row for row in shell.recorded() if row[0] == "put-state"]
     assert first[1] == "account/ann"
     assert shell.json("entities", "show", "account", "ann")["state"] == [8]
+    assert [one["version"] for one in shell.json("entities", "history", "account", "ann")] == [2, 1]
 
 
 def test_a_state_is_forgotten_when_that_is_confirmed(shell: Shell) -> None:
@@ -108,3 +113,20 @@ def test_doctor_names_the_keys_whose_states_no_node_can_read(shell: Shell) -> No
     assert found["text"] == "account: a node cannot read the state of \"ann's\", 'ben': messages wait for one that can"
     assert found["advice"].startswith("""actorwork entities show account 'ann'"'"'s'; start a program""")
     assert "put" in found["advice"]
+
+
+def test_a_state_that_is_put_is_kept_for_as_long_as_before_unless_an_option_says_more(shell: Shell) -> None:
+    found: list[float | None] = []
+
+    async def look(broker: Any) -> None:
+        def ttl(store: Any) -> float | None:
+            return store.entities.ttl(store.find_source(SOURCE), GROUP, "ann")
+
+        found.append(await broker.entities._writer.ask(ttl))
+
+    for options in ([], ["--ttl", "1h"], [], ["--forever"], []):
+        shell("entities", "put", "account", "ann", "1", *options)
+        shell.at_broker(look)
+    assert found == [None, pytest.approx(3600), pytest.approx(3600), None, None]
+    refused = shell("entities", "put", "account", "ann", "1", "--ttl", "1h", "--forever", code=2)
+    assert "--ttl and --forever contradict each other" in refused.stderr
