@@ -94,7 +94,7 @@ def _chart(words: str, minutes: int, drawn: Markup) -> Markup:
 
 
 def _up(value: float, most: float) -> float:
-    return HEIGHT - max(LEAST if value > 0 else 0.0, HEIGHT * value / most)
+    return HEIGHT - min(HEIGHT, max(LEAST if value > 0 else 0.0, HEIGHT * value / most if most else HEIGHT))
 
 
 def _area(values: Sequence[int], most: int) -> str:

@@ -103,27 +103,29 @@ async def test_each_message_of_a_batch_counts(monkeypatch: pytest.MonkeyPatch):
 class Refusing:
     """Minutes at a broker that refuses, until it is told to take them."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error or BrokerError("full")
         self.refuses = True
         self.taken: list[dict[str, int]] = []
 
     async def add(self, minute: int, counts: Mapping[str, MinuteCounts]) -> None:
         if self.refuses:
-            raise BrokerError("full")
+            raise self.error
         self.taken.append({source: one.handled for source, one in counts.items()})
 
     async def read(self, source: str, first: int, last: int) -> Mapping[int, MinuteCounts]:
         raise NotImplementedError
 
 
-async def test_a_broker_that_refuses_is_told_once_and_nothing_is_counted_twice():
-    broker, kept, tally = Refusing(), Kept(), Tally()
+@pytest.mark.parametrize(("error", "told"), [(BrokerError("full"), "full"), (ValueError("odd"), "ValueError: odd")])
+async def test_a_broker_that_refuses_is_told_once_and_nothing_is_counted_twice(error: Exception, told: str):
+    broker, kept, tally = Refusing(error), Kept(), Tally()
     writer = MinuteWriter(tally, broker, lambda: 6000.0, kept)
     for _ in range(3):
         tally.note("mails", ACK, 0.1)
         await writer.write()
     (trouble,) = kept.of(BrokerTrouble)
-    assert trouble.error == "full"
+    assert trouble.error == told
     broker.refuses = False
     tally.note("mails", ACK, 0.1)
     await writer.write()

@@ -167,7 +167,7 @@ def places(page: Any, shop: str) -> list[str]:
     return [
         *NAVIGATION, letter, node, node.replace("/node?", "/node/stacks?"), "/dead/letters", "/run?id=run-1",
         "/message?id=stuck", "/message?id=nothing", "/nowhere", "/entities?actor=cart", "/entity?actor=cart&key=ann",
-        "/entity?actor=cart&key=nobody", "/send?actor=till",
+        "/entity?actor=cart&key=nobody", "/send?actor=till", "/source?name=orders",
     ]  # fmt: skip
 
 

@@ -38,6 +38,11 @@ def test_failures_are_drawn_by_themselves_also_few_of_them():
     assert path(drawn, "failed") == f"M28 {HEIGHT}V{HEIGHT - LEAST}H32V{HEIGHT}Z"
 
 
+def test_counts_that_another_program_has_spoiled_are_drawn_all_the_same():
+    drawn = rate_chart(series({8: MinuteCounts(3, {}), 7: MinuteCounts(9, {1: 2})}))
+    assert path(drawn, "failed") == f"M24 {HEIGHT}V0.0H28V0.0H32V{HEIGHT}Z"
+
+
 def test_a_minute_without_any_is_a_gap_in_the_lines_of_durations():
     drawn = duration_chart(
         series({8: MinuteCounts(0, {40: 1}), 7: MinuteCounts(0, {40: 1}), 5: MinuteCounts(0, {40: 1})})

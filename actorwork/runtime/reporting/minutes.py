@@ -54,8 +54,9 @@ class MinuteWriter:
         try:
             await self._minutes.add(int(self._now() // 60), counts)
             self._is_troubled = False
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a chart, the actors go on
             if not self._is_troubled:
                 self._is_troubled = True
+                text = str(error) if isinstance(error, BrokerError) else f"{type(error).__name__}: {error}"
                 what_next = "the charts miss what this node handles; its work goes on"
-                self._emit(BrokerTrouble("counting what this node has handled", str(error), what_next))
+                self._emit(BrokerTrouble("counting what this node has handled", text, what_next))
