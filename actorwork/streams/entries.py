@@ -181,7 +181,18 @@ def fields_of(envelope: Envelope) -> list[str | bytes]:
 
 
 def encoded_headers(headers: Mapping[str, Json]) -> str:
-    return json.dumps(dict(headers), separators=(",", ":"), allow_nan=False) if headers else ""
+    if len(headers) == 1 and type(seconds := headers.get(RESULT_TTL)) in (int, float):
+        return _only_ttl(cast("float", seconds))
+    return _encode_headers(dict(headers)) if headers else ""
+
+
+_encode_headers: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@lru_cache(64, typed=True)
+def _only_ttl(seconds: float) -> str:
+    """Return the headers of most messages that are submitted."""
+    return _encode_headers({RESULT_TTL: seconds})
 
 
 def encoded_failure(failure: Failure) -> str:
