@@ -11,7 +11,8 @@ import pytest
 import trio
 from redis.crc import key_slot as slot_by_redis_py
 
-from actorwork import Actor, Settings, open_system, receive
+import actorwork
+from actorwork import Actor, Entity, Settings, open_system, receive
 from actorwork.asynchronous.opening import open_client as open_on_asyncio
 from actorwork.blocking.opening import open_client as open_blocking
 from actorwork.brokers import open_broker
@@ -26,6 +27,7 @@ from actorwork.streams.forwarding import claimed, forward
 from actorwork.streams.in_flight import Together
 from actorwork.streams.joint import Batch
 from actorwork.streams.outbox import Outbox
+from actorwork.streams.run_ahead import RunAhead
 from actorwork.streams.settle_calls import SettleCalls
 from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.cluster import cluster_client
@@ -719,3 +721,37 @@ async def test_each_primary_is_examined(cluster: RedisCluster):
     assert {"cluster", "replicas", "durability"} <= {finding.subject for finding in findings}
     texts = [finding.text for finding in findings]
     assert len(texts) == len(set(texts)), "what all primaries have in common is said once"
+
+
+# ---------------------------------------------------------------------------------------------------------- run-ahead
+
+
+class Total(Entity[list[int]]):
+    settings = Settings(title="total")
+
+    @receive
+    async def add(self, *, number: int) -> None:
+        self.state.append(number)
+
+
+async def test_settlements_of_an_entity_bring_the_next_messages_of_a_key_on_a_cluster(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought: list[int] = []
+    end = RunAhead.end
+
+    def noted(self: RunAhead, in_flight: Any, asked: int, found: Any, *, is_lost: bool) -> None:
+        brought.append(len(found))
+        end(self, in_flight, asked, found, is_lost=is_lost)
+
+    monkeypatch.setattr(RunAhead, "end", noted)
+    numbers = list(range(30))
+    async with actorwork.open_client(cluster.url) as client:
+        total = client.ref(Total, key="one")
+        for number in numbers:
+            await total.tell({"number": number})
+        async with open_system(Total, broker=cluster.url):
+            with trio.fail_after(PATIENCE):
+                while (await total.state()).value != numbers:  # noqa: ASYNC110 - only the broker knows
+                    await trio.sleep(0.05)
+    assert any(brought)
