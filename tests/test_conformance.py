@@ -64,8 +64,6 @@ class TestClusterInShort(OnCluster, PublishingTests, WholeTests): ...
 
 @pytest.mark.long
 class TestCluster(OnCluster, BrokerConformance):
-    """All but what is promised of several sources in one step: these are in several slots (docs/cluster.md)."""
+    """All but the order in which several sources are read: these are in several slots (docs/cluster.md)."""
 
     test_nothing_is_read_before_what_is_more_urgent_in_another_source = None  # pyright: ignore[reportAssignmentType]
-    test_deliveries_handled_together_end_together_with_what_was_published = None  # pyright: ignore[reportAssignmentType]
-    test_nothing_of_a_batch_takes_effect_if_one_of_its_deliveries_is_no_longer_ours = None  # pyright: ignore[reportAssignmentType]

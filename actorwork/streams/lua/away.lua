@@ -44,13 +44,13 @@ do
     return lacks('outbox', needs)
   end
 
-  -- Does something in the slot of a source, or of another key: effects.lua says what there is.
+  -- Does something in the slot of a source, or of another key: effects.lua says what there is. Returns its entry in the outbox.
   function away.act(to, what, ...)
     local values = { ... }
     if #values % 2 == 1 then
       values[#values + 1] = '' -- An entry has as many values as names.
     end
-    redis.call('XADD', 'actorwork:{' .. KEYS.tag .. '}:outbox', '*', 'to', to, 'do', what, unpack(values))
+    return redis.call('XADD', 'actorwork:{' .. KEYS.tag .. '}:outbox', '*', 'to', to, 'do', what, unpack(values))
   end
 
   -- Publishes there, once for each mark.

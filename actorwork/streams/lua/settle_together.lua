@@ -110,6 +110,12 @@ if #fenced == 0 and not trouble then
     end
     left[s] = ids
   end
+  -- Those in other slots leave there before the messages arrive, for the same reason: an outbox keeps its order.
+  local ends, e = {}, elsewhere
+  for _ = 1, ARGV[elsewhere - 1] do
+    ends[#ends + 1] = away.act(ARGV[e], unpack(ARGV, e + 2, e + 1 + ARGV[e + 1]))
+    e = e + 2 + ARGV[e + 1]
+  end
   local touched = {}
   i = 5
   for _ = 1, published do
@@ -137,10 +143,9 @@ if #fenced == 0 and not trouble then
   end
   if decided ~= '' and not trouble then
     redis.call('SET', decided, 'settled', 'EX', DECIDED_SECONDS)
-    local e = elsewhere
-    for _ = 1, ARGV[elsewhere - 1] do
-      away.act(ARGV[e], unpack(ARGV, e + 2, e + 1 + ARGV[e + 1]))
-      e = e + 2 + ARGV[e + 1]
+  elseif trouble then
+    for _, entry in ipairs(ends) do
+      redis.call('XDEL', 'actorwork:{' .. KEYS.tag .. '}:outbox', entry)
     end
   end
   join_all()
