@@ -121,7 +121,13 @@ TABLE: Final[tuple[Metric, ...]] = (
         "messaging.client.operation.duration",
     ),
     _counter("actorwork_reads_total", ("actor",), "Batches read from the broker"),
-    _counter("actorwork_read_messages_total", ("actor",), "Messages read from the broker", "{message}"),
+    _counter(
+        "actorwork_read_messages_total",
+        ("actor",),
+        "Messages read from the broker",
+        "{message}",
+        "messaging.client.consumed.messages",
+    ),
     Metric(
         "actorwork_settle_batch_messages",
         "histogram",
