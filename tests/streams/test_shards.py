@@ -342,3 +342,35 @@ async def test_the_doctor_names_divided_sources(url: str):
         await broker.shards.declare("orders", SHARDS)
         found = [one for one in await broker.diagnose() if one.subject == "shards"]
     assert [(one.level, one.text) for one in found] == [("ok", "'orders' is divided into 6")]
+
+
+class Summing(Actor):
+    settings = Settings(title="summing", sources={Source("orders", shards=SHARDS)})
+
+    @receive(batch=10, within=0.05)
+    async def add(self, numbers: list[int]) -> None:
+        self.context.publish("sums", {"number": sum(numbers)})
+
+
+class Sums(Actor):
+    settings = Settings(title="sums", sources={Source("sums", shards=3)})
+    taken: list[int]
+
+    @receive
+    async def take(self, *, number: int) -> None:
+        self.taken.append(number)
+
+
+async def test_a_batch_of_messages_from_several_shards_is_settled_once_and_publishes_to_shards(url: str):
+    Sums.taken = []
+    # The node of the first system has begun when this source was not divided yet.
+    async with open_system(Summing, broker=url), open_system(Sums, broker=url), open_client(url) as client:
+        for number in range(40):
+            await client.publish("orders", number)
+        await until(true_of(lambda: sum(Sums.taken) == sum(range(40))), "all sums")
+        await until(lambda: is_settled(client.broker), "all is settled")
+    assert sum(Sums.taken) == sum(range(40))
+
+
+async def is_settled(broker: Any) -> bool:
+    return await broker.backlog("orders") == 0 and await broker.backlog("sums") == 0
