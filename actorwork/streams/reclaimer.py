@@ -35,7 +35,7 @@ from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.source_set import SourceSet
 from actorwork.streams.transport.client import RedisClient
-from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, ResponseError
+from actorwork.streams.transport.redis_py import InvalidResponse, RedisError, ResponseError, is_wrong_type
 from actorwork.streams.transport.wire import is_list_of
 
 if TYPE_CHECKING:
@@ -181,8 +181,7 @@ class Reclaimer:
             try:
                 await self.look()
             except RedisError as error:
-                doing = f"maintaining {', '.join(self._sources.names[:3])}"
-                self._sources.emit(events.BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
+                _tell_of_trouble(self._sources, error)
             await self._times.sleep()
 
     async def look(self) -> None:
@@ -484,6 +483,14 @@ def _cancel(sources: SourceSet, source: str, cancelled: Sequence[bytes]) -> None
     for message_id, note in zip(cancelled[::2], cancelled[1::2], strict=True):
         reason, is_forced = note[1:].decode(errors="replace"), note[:1] == b"1"
         sources.subscription.sink.cancel(source, message_id.decode(errors="replace"), reason, force=is_forced)
+
+
+def _tell_of_trouble(sources: SourceSet, error: RedisError) -> None:
+    if is_wrong_type(error):
+        # A source may have been divided: the reader finds out, which the server may have left parked.
+        sources.interrupt_reader()
+    doing = f"maintaining {', '.join(sources.names[:3])}"
+    sources.emit(events.BrokerTrouble(doing, str(error), f"again in {_EVERY:g} s"))
 
 
 def _tell_of_taken(sources: SourceSet, source: str, given_back: int) -> None:
