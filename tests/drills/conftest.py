@@ -25,6 +25,7 @@ from actorwork.brokers import open_broker
 from actorwork.failpoints import VARIABLE
 from actorwork.message import RESULT_TTL, Envelope, MessageIds
 from actorwork.testing.ledger import Account, Ledger
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_server import RedisServer
 from tests.patience import PATIENCE
 
@@ -262,12 +263,22 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: ForkServer) ->
 # -------------------------------------------------------------------------------------------------------------- places
 
 
-@pytest.fixture(params=["redis", "embedded"])
+@pytest.fixture(scope="session")
+def primaries() -> Generator[RedisCluster]:
+    with open_redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["redis", "embedded", pytest.param("cluster", marks=pytest.mark.long)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty broker of each kind."""
+    """The URL of an empty broker of each kind; of a cluster in the long tests."""
     if request.param == "redis":
         found: str = request.getfixturevalue("redis_url")
         return found
+    if request.param == "cluster":
+        cluster: RedisCluster = request.getfixturevalue("primaries")
+        cluster.flush()
+        return cluster.url
     return f"sqlite:///{tmp_path}/messages.db"
 
 

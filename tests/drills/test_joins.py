@@ -212,6 +212,7 @@ def deliver_again(url: str, here: Redis | None, source: str) -> int:
 
 
 @pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("url", ["redis", "embedded"], indirect=True)
 async def test_chords_within_chords_send_each_body_once_though_each_message_is_delivered_twice(
     request: pytest.FixtureRequest, url: str, drill: Drill, depth: int
 ):
@@ -245,6 +246,7 @@ async def test_chords_within_chords_send_each_body_once_though_each_message_is_d
         assert info.done == info.total
 
 
+@pytest.mark.parametrize("url", ["redis", "embedded"], indirect=True)
 async def test_of_a_member_that_is_delivered_twice_the_first_settlement_gives_the_body_its_value(
     request: pytest.FixtureRequest, url: str
 ):
