@@ -175,7 +175,9 @@ class EnvelopeFactory:
 @click.option(
     "--wait",
     type=Duration(least=0.001),
-    help="Wait at most this long until the message has been handled, and print the reply as JSON.",
+    is_flag=False,
+    flag_value="30s",
+    help="Wait at most this long (30s without a value) until the message has been handled; print the reply as JSON.",
 )
 @broker_option
 @timeout_option

@@ -81,7 +81,13 @@ class Named:
 
 @click.command(short_help="Print the reply to a message that was submitted.")
 @_of_whom
-@click.option("--wait", type=Duration(least=0.001), help="Wait at most this long until the message has been handled.")
+@click.option(
+    "--wait",
+    type=Duration(least=0.001),
+    is_flag=False,
+    flag_value="30s",
+    help="Wait at most this long (30s without a value) until the message has been handled.",
+)
 @broker_option
 @timeout_option
 @as_json

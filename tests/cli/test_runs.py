@@ -323,6 +323,7 @@ def test_a_message_that_is_not_known_is_not_waited_for(shell: Shell):
         " longer\n"
     )
     alone = shell("result", "m", "--wait", "100s", code=1).stderr
+    assert shell("result", "m", "--wait", code=1).stderr == alone
     assert alone == "Error: there is no message m: it was never submitted, or its outcome is kept no longer\n"
     assert shell("cancel", "m", code=1).stderr == alone
     assert time.monotonic() - began < 50

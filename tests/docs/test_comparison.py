@@ -46,5 +46,5 @@ def test_the_figures_in_sentences_are_rounded_from_the_results() -> None:
 def test_the_figures_of_the_chapter_on_entities_are_those_of_the_results() -> None:
     chapter = (ROOT / "docs" / "entities.md").read_text(encoding="utf-8").split("## What it costs")[1].split("\n## ")[0]
     measured = rows(RESULTS.split("## Entities beside plain actors with keys")[1].split("\n## ")[0])
-    assert len(measured) == 5
+    assert len(measured) == 6
     assert rows(chapter) == measured
