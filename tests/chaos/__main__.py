@@ -5,11 +5,12 @@
     python -m tests.chaos --chords 1000 --seed 7 --broker sqlite
     python -m tests.chaos --entities 60 --seed 7
 
-A run has rounds of a minute. The first one has the given seed, each further one the next seed. A round has three acts:
+A run has rounds of a minute. The first one has the given seed, each further one the next seed. A round has four acts:
 
     kept        Redis with an append-only file: nothing may be lost, nothing settled twice
     forgetful   Redis without one, killed and flushed: only messages that it forgot may be lost
     embedded    the embedded broker: as `kept`
+    cluster     three primaries, with receipts in another slot: as `kept`, without faults of servers
 
 With `--chords` there is one act instead, of that many chords of ten members, at Redis or the embedded broker. Faults of
 nodes go on until the last one was started; each body must run to one accepted end, with the values of its own members.
@@ -41,7 +42,7 @@ from .chord_act import BROKERS, ChordAct
 from .entity_act import EntityAct
 from .environment import Act
 
-SHARES: Final = {"kept": 0.5, "forgetful": 0.25, "embedded": 0.25}
+SHARES: Final = {"kept": 0.5, "forgetful": 0.25, "embedded": 0.25, "cluster": 0.25}
 ROUND: Final = 60.0
 CHORDS: Final = 1000
 ENTITIES: Final = 60.0

@@ -30,6 +30,7 @@ from actorwork.brokers import open_broker
 from actorwork.failpoints import VARIABLE
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.proxy import FaultProxy, open_proxy
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 
 from . import workers
@@ -128,7 +129,9 @@ class Result:
 
 
 class Act:
-    """`kept`: behind a server with an append-only file. `forgetful`: without one. `embedded`: on a file."""
+    """`kept`: behind a server with an append-only file. `forgetful`: without one. `embedded`: on a file. `cluster`: at
+    three primaries.
+    """
 
     program: ClassVar = "tests.chaos.workers"
     """The module that a node or producer runs."""
@@ -155,6 +158,7 @@ class Act:
         self.burst = 0
         self.server_lock = trio.Lock()
         self.server: RedisServer
+        self.cluster: RedisCluster
         self.proxy: FaultProxy
         self.url = self.direct_url = f"sqlite:///{folder}/messages.db"
         self.dice_seed = f"{seed}/{name}"
@@ -181,6 +185,11 @@ class Act:
     async def _open_place(self) -> AsyncGenerator[None]:
         if self.name == "embedded":
             yield
+            return
+        if self.name == "cluster":
+            with open_redis_cluster() as self.cluster:
+                self.direct_url = self.url = self.cluster.url
+                yield
             return
         # With `appendfsync always`: by the second, a server that syncs accepts what it has not written, and is killed.
         with open_redis_server(append_only=self.name == "kept") as self.server:
@@ -356,7 +365,7 @@ class Act:
 
     async def _bring_to_an_end(self) -> None:
         """Stop the faults, let the remaining messages be handled, stop all processes, and check that none is left."""
-        if self.name != "embedded":
+        if self.name not in ("embedded", "cluster"):
             self.proxy.heal()
         for member in self.members:
             if member.role == "producer":
@@ -404,6 +413,11 @@ class Act:
         await self._wait(lambda: not marked(self.ledger.path), "the end of all processes", within=SOON)
 
     async def _delayed(self) -> int:
+        if self.name == "cluster":
+            # What a node that was killed has left in the outbox is on its way, too.
+            owner = await trio.to_thread.run_sync(self.cluster.owner, workers.SOURCE)
+            prefix = f"actorwork:{{{workers.SOURCE}}}:"
+            return int(owner.call("ZCARD", f"{prefix}delayed")[1:]) + int(owner.call("XLEN", f"{prefix}outbox")[1:])
         if self.name != "embedded":
             return int(self.ask("ZCARD", f"actorwork:{{{workers.SOURCE}}}:delayed"))
         import sqlite3

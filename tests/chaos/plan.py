@@ -52,6 +52,7 @@ KINDS: Final[Mapping[str, AbstractSet[str]]] = {
     "kept": WEIGHTS.keys() - WIPES,
     "forgetful": WEIGHTS.keys(),
     "embedded": PROCESSES,
+    "cluster": PROCESSES,
     "chords": NODES,
     "embedded chords": NODES,
     "entities": NODES,
@@ -70,6 +71,7 @@ CRASH_AT_REDIS: Final = (
     "lease.renew",
     "wire.sent",
 )
+CRASH_BETWEEN_SLOTS: Final = ("outbox.before", "outbox.sent", "outbox.after")
 CRASH_WITH_STATES: Final = ("state.before", "state.after")
 CRASH_EMBEDDED: Final = ("handler.begun", "handler.returned", "commit.before", "commit.after")
 
@@ -95,13 +97,15 @@ class Fault:
 def faults(seed: int, *, act: str) -> Iterator[Fault]:
     """Yield faults without end.
 
-    `act` is one of "kept" (the server forgets nothing), "forgetful", "embedded", or "chords", "entities" and these two
-    at the embedded broker, which have nothing but faults of nodes.
+    `act` is one of "kept" (the server forgets nothing), "forgetful", "embedded", "cluster", or "chords", "entities" and
+    these two at the embedded broker, which have nothing but faults of nodes.
     """
     dice = random.Random(f"{seed}/{act}")
     names = [name for name in WEIGHTS if name in KINDS[act]]
     weights = [WEIGHTS[name] for name in names]
     points = CRASH_EMBEDDED if act.startswith("embedded") else CRASH_AT_REDIS
+    if act == "cluster":
+        points = (*points, *CRASH_BETWEEN_SLOTS)
     if act.endswith("entities"):
         points = (*points, *CRASH_WITH_STATES)
     while True:

@@ -8,7 +8,18 @@ from . import entities
 from .__main__ import main
 from .entities import Listed
 from .environment import CARRY_OUT
-from .plan import CRASH_AT_REDIS, CRASH_EMBEDDED, CRASH_WITH_STATES, KINDS, NODES, PROCESSES, WEIGHTS, WIPES, faults
+from .plan import (
+    CRASH_AT_REDIS,
+    CRASH_BETWEEN_SLOTS,
+    CRASH_EMBEDDED,
+    CRASH_WITH_STATES,
+    KINDS,
+    NODES,
+    PROCESSES,
+    WEIGHTS,
+    WIPES,
+    faults,
+)
 
 
 def test_a_seed_is_a_plan():
@@ -22,6 +33,7 @@ def test_whatever_is_planned_can_be_carried_out_and_is_planned_some_day():
         "kept": WEIGHTS.keys() - WIPES,
         "forgetful": WEIGHTS.keys(),
         "embedded": PROCESSES,
+        "cluster": PROCESSES,
         "chords": NODES,
         "embedded chords": NODES,
         "entities": NODES,
@@ -35,6 +47,7 @@ def test_each_crash_point_of_a_node_is_in_some_plan():
         return {fault.point.partition(":")[0] for fault in islice(faults(1, act=act), 500)}
 
     assert points("kept") == points("chords") == {*CRASH_AT_REDIS}
+    assert points("cluster") == {*CRASH_AT_REDIS, *CRASH_BETWEEN_SLOTS}
     assert points("embedded") == points("embedded chords") == {*CRASH_EMBEDDED}
     assert points("entities") == {*CRASH_AT_REDIS, *CRASH_WITH_STATES}
     assert points("embedded entities") == {*CRASH_EMBEDDED, *CRASH_WITH_STATES}
