@@ -245,8 +245,9 @@ class SettleCalls:
 def found_ahead(answer: list[Any]) -> tuple[Sequence[Any], bool]:
     """Return what an answer has brought of the next entries, and whether any are lost: it was given before."""
     given = answer[_ANSWERED] if len(answer) > _ANSWERED else 0
-    found = answer[_ANSWERED + 1] if len(answer) > _ANSWERED + 1 else ()
-    return found, len(found) != given
+    entries_of: Any = answer[_ANSWERED + 1] if len(answer) > _ANSWERED + 1 else ()
+    found = cast("Sequence[Any]", entries_of) if isinstance(entries_of, (list, tuple)) else None
+    return found or (), found is None or len(found) != given
 
 
 def is_of_run(settlement: Ack) -> bool:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from actorwork.events import BrokerTrouble
 from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.entities import StateChange
 from actorwork.policy.settlement import Ack, Retry
+from actorwork.streams.run_ahead import RunAhead
+from actorwork.streams.settle_calls import found_ahead
 from actorwork.streams.source_set import SourceSet
 from actorwork.testing.redis_server import RedisServer
 from tests.protocol.models import SOURCE, Ending, Loop, Pending, Ready, RedisWorld
@@ -130,6 +133,23 @@ def test_what_a_lost_reply_has_brought_is_found(stage: Stage) -> None:
     (second,) = stage.recover(stage.node)
     assert second.id == "a2"
     assert stage.ack(second, version=1) == ["a3"]
+
+
+@pytest.mark.parametrize("rest", [(), (0,), (1,), (1, None), (1, 7), (2, ["one"])])
+def test_what_has_not_arrived_as_it_was_sent_is_lost(rest: tuple[Any, ...]) -> None:
+    _, is_lost = found_ahead([b"1", [], [], [], *rest])
+    assert is_lost == (rest not in ((), (0,)))
+
+
+def test_entries_that_are_none_are_looked_for_again(stage: Stage) -> None:
+    stage.send("a1", "a2")
+    (first,) = stage.read()
+    ahead = RunAhead(stage.sources, 1)
+    stage.sources.isolation.begin_reading()
+    stage.loop.do(_call, partial(ahead.end, first.token[2], 0, [b"no entry"], is_lost=False))
+    assert stage.sources.must_recover
+    (trouble,) = [event for event in stage.node.events if isinstance(event, BrokerTrouble)]
+    assert "beginning with what is pending" in trouble.next
 
 
 def test_the_state_of_a_message_that_comes_along_is_the_one_that_a_user_has_put(stage: Stage) -> None:
