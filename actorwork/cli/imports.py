@@ -132,6 +132,7 @@ def offers(module: ModuleType) -> str:
         for name, value in vars(module).items()
         if not name.startswith("_")
         and not isinstance(value, ModuleType)
+        and not (isinstance(value, type) and value.__module__.startswith("actorwork."))  # An imported base class.
         and (is_tree(value) or (inspect.isfunction(value) and value.__module__ == module.__name__))
     ]
     return ", ".join(repr(name) for name in fitting) or "none that fits"

@@ -25,6 +25,7 @@ SHOP = """
 import trio
 import attrs
 from actorwork.actors.actor import Actor
+from actorwork.actors.entities.entity import Entity
 from actorwork.actors.handlers.table import receive
 from actorwork.message import Message
 from actorwork.settings import Settings
