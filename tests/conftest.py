@@ -24,6 +24,7 @@ import trio.testing
 
 import actorwork
 from actorwork.testing import pytest_plugin
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_server import RedisServer
 
 # A busy machine is slow: the time that an example takes is no property of the code. Each run has the same examples, so
@@ -132,6 +133,13 @@ def mock_clock(actorwork_clock: trio.testing.MockClock) -> trio.testing.MockCloc
 def redis_server(actorwork_redis_server: RedisServer) -> RedisServer:
     """One server for the session (with xdist: for each worker). A test that kills a server opens its own."""
     return actorwork_redis_server
+
+
+@pytest.fixture(scope="module")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """Three primaries for the tests of a module: each of these empties them first."""
+    with open_redis_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

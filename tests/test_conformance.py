@@ -1,6 +1,5 @@
 """Both brokers keep what every broker promises; the one at Redis also on a cluster."""
 
-from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from actorwork.testing.conformance import BrokerConformance, Opener
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.publishing import PublishingTests
 from actorwork.testing.conformance.whole import WholeTests
-from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_cluster import RedisCluster
 
 
 def ignore(_: Event) -> None: ...
@@ -39,12 +38,6 @@ class TestEmbedded(BrokerConformance):
 
     def opener(self) -> Opener:
         return partial(open_embedded, self.url, emit=ignore)
-
-
-@pytest.fixture(scope="module")
-def redis_cluster() -> Generator[RedisCluster]:
-    with open_redis_cluster() as cluster:
-        yield cluster
 
 
 class OnCluster(ContractTests):

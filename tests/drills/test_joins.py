@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
 from random import Random
 from typing import Any
@@ -23,7 +23,7 @@ from actorwork.policy.settlement import Ack
 from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.testing.proxy import open_proxy
-from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.workflows import Flow, Status, Step, group, step
 from tests.forms import forms
 
@@ -104,20 +104,14 @@ async def test_a_node_that_dies_as_it_commits_a_member_lets_the_body_run_once(dr
     await die_while_joining(drill, f"sqlite:///{drill.folder}/messages.db", crash_at)
 
 
-@pytest.fixture(scope="module")
-def three() -> Generator[RedisCluster]:
-    with open_redis_cluster() as cluster:
-        yield cluster
-
-
 @pytest.mark.parametrize("crash_at", forms("outbox.before:3", "outbox.sent", "outbox.after:2", more=MORE_BETWEEN_SLOTS))
 async def test_a_node_that_dies_between_the_slots_of_a_member_and_its_body_lets_the_body_run_once(
-    drill: Drill, three: RedisCluster, crash_at: str
+    drill: Drill, redis_cluster: RedisCluster, crash_at: str
 ):
     """The run is in the slot of its members; the bodies are in another one, and the receipts in a third."""
     assert len({key_slot(source) for source in (MEMBERS, JOINS, RECEIPTS)}) == 3
-    three.flush()
-    await die_while_joining(drill, three.url, crash_at)
+    redis_cluster.flush()
+    await die_while_joining(drill, redis_cluster.url, crash_at)
 
 
 async def test_a_settlement_of_a_member_whose_reply_is_lost_joins_once(here: Redis, drill: Drill):

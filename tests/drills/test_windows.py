@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -27,7 +27,7 @@ from actorwork.streams.broker import RedisBroker
 from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
-from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_cluster import RedisCluster
 from tests.forms import each_at_a_broker, forms
 
 from .conftest import MANY, PATIENCE, Drill, Node, Place, Redis, open_place, until, until_true
@@ -458,22 +458,16 @@ async def test_what_a_later_version_adds_to_a_message_is_kept_through_retries_an
 # ---------------------------------------------------------------------------------------------------------- the outbox
 
 
-@pytest.fixture(scope="module")
-def three() -> Generator[RedisCluster]:
-    with open_redis_cluster() as cluster:
-        yield cluster
-
-
 @pytest.mark.parametrize("point", forms("outbox.sent", more=["outbox.before", "outbox.after", "settle.after"]))
 async def test_what_a_node_that_died_has_sent_to_another_slot_arrives_once(
-    drill: Drill, three: RedisCluster, point: str
+    drill: Drill, redis_cluster: RedisCluster, point: str
 ):
-    three.flush()
-    async with open_place(three.url) as place:
-        dying = await drill.start_up("worker", three.url, lease=2, max_crashes=MANY, crash_at=f"{point}:2")
+    redis_cluster.flush()
+    async with open_place(redis_cluster.url) as place:
+        dying = await drill.start_up("worker", redis_cluster.url, lease=2, max_crashes=MANY, crash_at=f"{point}:2")
         sent = await place.send_numbers("work", range(20))
         await dying.wait_killed()
-        heir = await drill.start_up("worker", three.url, lease=2, max_crashes=MANY)
+        heir = await drill.start_up("worker", redis_cluster.url, lease=2, max_crashes=MANY)
         assert await place.broker.release_lease(dying.incarnation)
         await place.wait_empty("work")
         await until_true(lambda: _is_forwarded(place), "an empty outbox")
@@ -494,17 +488,17 @@ async def _is_forwarded(place: Place, source: str = "work") -> bool:
     ),
 )
 async def test_a_batch_over_two_slots_is_summed_once_whenever_its_node_dies(
-    drill: Drill, three: RedisCluster, point: str
+    drill: Drill, redis_cluster: RedisCluster, point: str
 ):
     """What each batch publishes has the numbers of its messages: no number is in two of them, and none is missing."""
-    three.flush()
+    redis_cluster.flush()
     assert len({key_slot(name) for name in ("left", "right", RECEIPTS)}) == 3
-    async with open_place(three.url) as place:
+    async with open_place(redis_cluster.url) as place:
         sent = await place.send_numbers("left", range(4)) | await place.send_numbers("right", range(4, 8))
-        dying = await drill.start_up("summing", three.url, lease=2, max_crashes=MANY, crash_at=point)
+        dying = await drill.start_up("summing", redis_cluster.url, lease=2, max_crashes=MANY, crash_at=point)
         sent |= await place.send_numbers("left", range(8, 30)) | await place.send_numbers("right", range(30, 50))
         await dying.wait_killed()
-        heir = await drill.start_up("summing", three.url, lease=2, max_crashes=MANY)
+        heir = await drill.start_up("summing", redis_cluster.url, lease=2, max_crashes=MANY)
         assert await place.broker.release_lease(dying.incarnation)
         await place.wait_empty("left", "right")
         for home in ("left", "right"):

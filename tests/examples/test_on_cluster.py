@@ -1,7 +1,7 @@
 """Every example that takes a broker, on a cluster of three primaries: nothing but the URL is another one."""
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from actorwork import sync
-from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_cluster import RedisCluster
 from tests.examples import test_products, test_testgen
 from tests.examples.programs import PATIENCE, ROOT, api_of, running, until
 from tests.examples.test_scripts import output_of
@@ -18,16 +18,10 @@ from tests.forms import forms
 TEXT = "the quick brown fox"
 
 
-@pytest.fixture(scope="module")
-def servers() -> Generator[RedisCluster]:
-    with open_redis_cluster() as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def url(servers: RedisCluster) -> str:
-    servers.flush()
-    return servers.url
+def url(redis_cluster: RedisCluster) -> str:
+    redis_cluster.flush()
+    return redis_cluster.url
 
 
 def test_the_chapter_names_every_example() -> None:

@@ -47,16 +47,10 @@ NAMES = [f"source-{number}" for number in range(12)]
 GET = Script("get", "return redis.call('GET', KEYS[1])")
 
 
-@pytest.fixture(scope="module")
-def servers() -> Generator[RedisCluster]:
-    with open_redis_cluster() as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def cluster(servers: RedisCluster) -> RedisCluster:
-    servers.flush()
-    return servers
+def cluster(redis_cluster: RedisCluster) -> RedisCluster:
+    redis_cluster.flush()
+    return redis_cluster
 
 
 @asynccontextmanager
