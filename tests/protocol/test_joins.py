@@ -396,7 +396,7 @@ def machine_of(open_world: Callable[[], World]) -> type[JoinMachine]:
     return Machine
 
 
-EXAMPLES = [12, pytest.param(500, marks=pytest.mark.long)]
+EXAMPLES = [12, pytest.param(200, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -200,7 +200,10 @@ class ProtocolMachine(RuleBasedStateMachine):
             hand.is_short = True
         elif tends and reads and room == 50 and not (hand.is_short or self.has_buried) and hand.owner in self.leased:
             left = [(name, place) for name, place in self.places.items() if self.is_free(place)]
-            assert all(isinstance(place, Pending) and place.count >= ALONE_FROM for _, place in left), left
+            suspects = [one for one in left if isinstance(one[1], Pending) and one[1].count >= ALONE_FROM]
+            # A node that closes for a suspect takes nothing more while something else is in flight there.
+            is_closing = bool(suspects) and not got
+            assert is_closing or left == suspects, left
 
     @precondition(lambda self: any(hand.is_short for hand in self.hands))
     @rule()
@@ -507,7 +510,7 @@ def loop(redis_server: RedisServer, redis_url: str) -> Generator[Loop]:
         loop.close()
 
 
-EXAMPLES = [20, pytest.param(1000, marks=pytest.mark.long)]
+EXAMPLES = [20, pytest.param(500, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
