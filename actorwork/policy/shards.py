@@ -76,6 +76,12 @@ def placing_key(envelope: Envelope) -> str:
     return envelope.id if envelope.unique is None else envelope.unique.key
 
 
+def placing_field(fields: Mapping[bytes, bytes]) -> str:
+    """Return the same, from the fields that the message has at the broker."""
+    found = fields.get(b"key") or fields.get(b"unique") or fields[b"id"]
+    return found.decode(errors="surrogateescape")
+
+
 def whole_source(name: str) -> str:
     """Return the source of which a name is that of a shard; the name itself if it is none."""
     found = _of_shard(name) if "." in name else None

@@ -14,9 +14,9 @@ from typing import Any, Final
 from actorwork.abc import EventSink, Finding
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
-from actorwork.policy.shards import NAME, layouts_in
 from actorwork.streams import keys, scripts
 from actorwork.streams.formats import older_among
+from actorwork.streams.shards import layouts_now
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Script
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
@@ -453,11 +453,11 @@ def _foreign(source: str, group: Mapping[bytes, Any], last: bytes, kept: int) ->
 async def _shards(client: Commands) -> Sequence[Finding]:
     """Name the sources that are divided, and those that are being moved to another number of shards."""
     try:
-        kept = await client.call("HGET", keys.shared(NAME), "data", idempotent=True)
+        layouts = await layouts_now(client)
     except RedisError as error:
         return [Finding("shards", "warning", f"how sources are divided cannot be read ({error})", "allow HGET")]
     findings: list[Finding] = []
-    for layout in layouts_in(kept).values():
+    for layout in layouts.values():
         if layout.becomes is not None:
             text = f"moving {layout.source!r} from {layout.shards} to {layout.becomes} shards has not ended"
             advice = f"if it does not go on: actorwork sources reshard {layout.source} --shards {layout.becomes}"

@@ -26,7 +26,7 @@ from actorwork.abc import Pauses, Shards
 from actorwork.errors import BrokerError
 from actorwork.failpoints import failpoint
 from actorwork.message import Priority
-from actorwork.policy.shards import Layout, differs, shard_of
+from actorwork.policy.shards import Layout, differs, placing_field
 from actorwork.state.shards import change_layout, check_paused, read_layouts
 from actorwork.streams import keys, scripts
 from actorwork.streams.shards import Layouts
@@ -241,8 +241,7 @@ class _Moving:
             by_target: dict[str, list[Any]] = {}
             for entry, fields in page:
                 facts = dict(zip(fields[::2], fields[1::2], strict=True))
-                decides = facts[b"key"] or facts[b"unique"] or facts[b"id"]
-                place = self.new.names[shard_of(decides.decode(errors="surrogateescape"), len(self.new.names))]
+                place = self.new.place(placing_field(facts))
                 args = by_target.setdefault(place, [keys.prefix(place), "messages", name])
                 args += (entry, *(facts[one] for one in _LEAVING))
             for target, args in by_target.items():

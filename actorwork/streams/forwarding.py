@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from actorwork.failpoints import failpoint
-from actorwork.policy.shards import whole_source
+from actorwork.policy.shards import placing_field, whole_source
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import mark_of
 from actorwork.streams.transport.commands import Commands
@@ -191,15 +191,15 @@ async def _publish(client: Commands, source: str, target: str, some: Sequence[En
 
 async def _is_sent_elsewhere(client: Commands, source: str, target: str, some: Sequence[Entry]) -> bool:
     """Publish to the shards that a source has by now what is in an outbox for one that it has no more."""
-    from actorwork.streams.shards import layout_now  # noqa: PLC0415 - few sources are divided again
+    from actorwork.streams.shards import layouts_now  # noqa: PLC0415 - few sources are divided again
 
-    layout = await layout_now(client, whole_source(target))
+    layout = (await layouts_now(client)).get(whole_source(target))
     if layout is None or target in layout.names:
         return False
     by_place: dict[str, list[Entry]] = {}
     for entry, values in some:
         named = dict(zip(values[8::2], values[9::2], strict=True))
-        place = layout.place((named.get(b"key") or named.get(b"unique") or named[b"id"]).decode())
+        place = layout.place(placing_field(named))
         mark, bit = mark_of(keys.prefix(place), named[b"id"].decode())
         by_place.setdefault(place, []).append(
             (entry, (b"to", place, b"mark", mark, b"bit", bit, b"terms", values[7], *values[8:]))

@@ -38,7 +38,7 @@ from actorwork.streams.outbox import Outbox
 from actorwork.streams.settle_calls import SettleCalls, delivery_args, outcome_of, pause_after
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import RedisError
+from actorwork.streams.transport.redis_py import RedisError, checked
 
 _DECIDED_SECONDS: Final = 86400
 _DROPPED: Final = b"dropped"
@@ -195,10 +195,8 @@ async def drop_undecided(client: Commands, source: str, group: str, noted: bytes
     if source in troubled:
         return
     commands = [("SET", batch.decided, _DROPPED, "NX", "EX", _DECIDED_SECONDS), ("GET", batch.decided)]
-    for reply in (replies := await client.call_many(commands, idempotent=True)):
-        if isinstance(reply, Exception):
-            raise reply
-    if replies[1] == _DROPPED:
+    _, decision = checked(await client.call_many(commands, idempotent=True))
+    if decision == _DROPPED:
         await unhold(client, source, group, noted)
 
 

@@ -97,10 +97,9 @@ class Layouts:
             await self.sleep(_AGAIN_AFTER)
 
 
-async def layout_now(client: Commands, source: str) -> Layout | None:
-    """Return the layout that a source has at the server, or None; raises `RedisError`."""
-    kept = await client.call("HGET", keys.shared(NAME), "data", idempotent=True)
-    return layouts_in(kept).get(source)
+async def layouts_now(client: Commands) -> Mapping[str, Layout]:
+    """Return the layouts of all sources, as they are at the server; raises `RedisError`."""
+    return layouts_in(await client.call("HGET", keys.shared(NAME), "data", idempotent=True))
 
 
 def _number(layouts: Mapping[str, Layout], source: str) -> int:
