@@ -93,7 +93,7 @@ async def test_each_message_of_a_batch_counts(monkeypatch: pytest.MonkeyPatch):
             await client.publish("numbers", number)
 
         async def is_counted() -> bool:
-            # Of a broker in this process, what was handled is counted while somebody looks.
+            # At a broker in this process, the node counts what was handled while a program looks.
             await broker.reports.watch()
             return await ends_of(broker, "numbers") == (5, 0)
 
@@ -101,7 +101,7 @@ async def test_each_message_of_a_batch_counts(monkeypatch: pytest.MonkeyPatch):
 
 
 class Refusing:
-    """Minutes at a broker that refuses, until it is told to take them."""
+    """Minutes at a broker that refuses, until the test has it take them."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error or BrokerError("full")

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trustme
 
+from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.testing.redis_server import Certificates, RedisServer, find_redis_server, open_redis_server
 
 HELLO = b"%3\r\n+server\r\n+redis\r\n+proto\r\n:3\r\n+id\r\n:7\r\n"
@@ -123,3 +124,13 @@ async def open_scripted_server(*scripts: Sequence[bytes]) -> AsyncGenerator[Scri
 async def wait_until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110  (servers set no events of ours)
         await trio.sleep(0.001)
+
+
+@pytest.fixture(params=["one server", "cluster"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database, and of an empty cluster."""
+    if request.param == "one server":
+        return request.getfixturevalue("redis_url")
+    cluster: RedisCluster = request.getfixturevalue("redis_cluster")
+    cluster.flush()
+    return cluster.url

@@ -1,8 +1,8 @@
-"""A source is moved to another number of shards: nothing is lost, doubled, or overtaken, whoever dies meanwhile."""
+"""A source is moved to another number of shards: nothing is lost, doubled, or overtaken, whichever program dies."""
 
 import json
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from actorwork.streams import dividing
 from actorwork.streams.broker import RedisBroker
 from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.conformance.fake_consumer import FAILURE, FakeConsumer, true_of
-from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_cluster import RedisCluster
 
 KEYS = 5
 KEYED = range(30)
@@ -31,21 +31,6 @@ UNIQUE = 500
 DEAD = 600
 SHARED = range(700, 706)
 ALL = {*KEYED, *PLAIN, *URGENT, *LATER, *BEHIND, UNIQUE, *SHARED}
-
-
-@pytest.fixture(scope="module")
-def servers() -> Generator[RedisCluster]:
-    with open_redis_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(params=["one server", "cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    if request.param == "one server":
-        return request.getfixturevalue("redis_url")
-    cluster: RedisCluster = request.getfixturevalue("servers")
-    cluster.flush()
-    return cluster.url
 
 
 def ignore(_event: Event) -> None:
@@ -167,10 +152,10 @@ async def test_when_the_program_dies_the_next_one_moves_the_rest(
 
 @pytest.mark.parametrize("point", ["_ARRIVED", "_REPLACED"])
 async def test_when_the_program_dies_on_a_cluster_the_next_one_moves_the_rest(
-    servers: RedisCluster, monkeypatch: pytest.MonkeyPatch, point: str
+    redis_cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch, point: str
 ):
-    servers.flush()
-    await die_and_go_on(servers.url, monkeypatch, {point: 2})
+    redis_cluster.flush()
+    await die_and_go_on(redis_cluster.url, monkeypatch, {point: 2})
 
 
 async def die_and_go_on(url: str, monkeypatch: pytest.MonkeyPatch, points: Mapping[str, int]) -> None:
@@ -293,16 +278,16 @@ async def test_a_node_that_was_paused_goes_on_with_the_new_shards(url: str):
             assert sorted(number for _, number, _ in await handle(consumer, 40)) == list(range(40))
 
 
-async def test_what_waits_in_an_outbox_for_an_old_shard_reaches_a_new_one(servers: RedisCluster):
-    servers.flush()
-    async with opened(servers.url) as broker:
+async def test_what_waits_in_an_outbox_for_an_old_shard_reaches_a_new_one(redis_cluster: RedisCluster):
+    redis_cluster.flush()
+    async with opened(redis_cluster.url) as broker:
         await broker.shards.declare("orders", 4)
         old = Layout("orders", 4)
         async with open_consumer(broker, "requests") as consumer:
             await broker.publish([Envelope("requests", "request", b"{}")])
             request = await consumer.take_one()
             await broker.pauses.pause("source", "orders")
-            async with opened(servers.url) as other:
+            async with opened(redis_cluster.url) as other:
                 await other.shards.reshard("orders", 3)
             assert broker.layouts.known["orders"].names == old.names
             await consumer.settle(request, Ack(), [envelope(number) for number in range(10)])

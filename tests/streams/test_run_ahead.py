@@ -22,7 +22,7 @@ __all__ = ["loop"]  # A fixture.
 
 
 class Stage(RedisWorld):
-    """A world with one node more than is told, and messages `a1`, `a2`, `b1`: the first letter is the key."""
+    """A world with one node more than the caller names, and messages `a1`, `a2`, `b1`: the first letter is the key."""
 
     def __init__(self, server: RedisServer, loop: Loop) -> None:
         super().__init__(server, loop)

@@ -1,7 +1,6 @@
 """Sources that are divided into shards, on one server and on a cluster."""
 
 import asyncio
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -19,25 +18,9 @@ from actorwork.policy.settlement import Fail, Retry
 from actorwork.policy.shards import Layout
 from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.conformance.fake_consumer import FAILURE, true_of
-from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 
 SHARDS = 6
 NAMES = Layout("orders", SHARDS).names
-
-
-@pytest.fixture(scope="module")
-def servers() -> Generator[RedisCluster]:
-    with open_redis_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(params=["one server", "cluster"])
-def url(request: pytest.FixtureRequest) -> str:
-    if request.param == "one server":
-        return request.getfixturevalue("redis_url")
-    cluster: RedisCluster = request.getfixturevalue("servers")
-    cluster.flush()
-    return cluster.url
 
 
 def envelope(number: int, **options: Any) -> Envelope:

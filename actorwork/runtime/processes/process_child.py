@@ -331,7 +331,7 @@ class ProcessChild:
             process.change_log_levels(level)
 
     def change_rates(self, rates: Rates) -> None:
-        """Have it change the rates of limits; one that starts later is told with its configuration."""
+        """Have it change the rates of limits; one that starts later gets them with its configuration."""
         for process in self._alive:
             process.change_rates(rates)
 
