@@ -68,7 +68,7 @@ async def test_a_worker_handles_what_is_sent_from_here_and_its_results_come_back
         later = await celery.send("shop.add", [7], at=at)
         assert await later.result(timeout=PATIENCE) == 7
         assert datetime.now(UTC) >= at
-        expired = await celery.send("shop.add", [1], expires=0.001)
+        expired = await celery.send("shop.add", [1], expires=0.000001)
         with pytest.raises(MessageFailed, match="TaskRevokedError"):
             await expired.result(timeout=PATIENCE)
 

@@ -43,6 +43,9 @@ class PriorityTests(ContractTests):
 
     async def test_an_urgent_message_overtakes_what_was_not_read_yet(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders", room=2) as consumer:
+            # A reader has to learn that a level is used at all; how soon, depends on the way of the notification.
+            await broker.publish([_message("first of its level", HIGH)])
+            await consumer.expect_only("first of its level")
             await broker.publish(self.envelopes("orders", 50))
             await consumer.take(4)
             await broker.publish([_message("urgent", HIGH)])
