@@ -635,7 +635,7 @@ class Purgeable(Value):
 
 
 Where: TypeAlias = Literal["ready", "behind", "delayed"]
-"""Where messages of a source are: in its streams (in hand too), behind others with their key, or held back."""
+"""Where messages of a source are: in its streams (in flight too), behind others with their key, or held back."""
 
 
 @attrs.frozen(eq=False, repr=False)

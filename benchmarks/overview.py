@@ -102,7 +102,7 @@ async def measure(url: str, nodes: int, sources: int) -> float:
         print(
             f"{nodes:,} nodes ({size / 1e6:.1f} MB), {sources:,} sources: {best:.2f} s, {least:.2f} s of CPU,"
             f" {overview.commands} commands; a page of {page / 1000:.0f} kB;"
-            f" backlog {overview.backlog:,}, {overview.handling:,} in hand"
+            f" backlog {overview.backlog:,}, {overview.handling:,} running"
         )
     return best
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def export(source: str, *, output: str, broker: str | None, timeout: float) -> None:
     """Write the messages and dead letters of SOURCE, one a line, for `actorwork import`.
 
-    SOURCE is the name of a source, or actor:TITLE for the own source of an actor. Messages that are ready, in hand,
+    SOURCE is the name of a source, or actor:TITLE for the own source of an actor. Messages that are ready, in flight,
     delayed, or wait behind others with their key come with their ids, headers, keys and priorities. While the source is
     paused, the ids that it has seen come too. Nothing is changed. Steps of runs are left out.
     """

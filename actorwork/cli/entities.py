@@ -1,7 +1,7 @@
 """`actorwork entities`: look at the states of entities, and change them by hand.
 
 ls, show, history      what is read; none of them makes a store
-put, forget            what is changed: never while a node has a message of the key in hand, unless it is forced
+put, forget            what is changed: never while a node is handling a message of the key, unless it is forced
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FORCE = "Also while a node has a message of this key in hand, which is then handled again."
+FORCE = "Also while a node is handling a message of this key, which is then handled again."
 
 
 @click.group(short_help="Look at the states of entities, and change them.")

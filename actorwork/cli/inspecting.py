@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NODES = ("NODE", "ID", "STATE", "PROCESS", "UP", "MEMORY", "CPU", "LAG", "LEASE", "IN HAND")
-ACTORS = ("ACTOR", "NODES", "IN HAND", "WAITING", "RESTARTS", "WHY")
+NODES = ("NODE", "ID", "STATE", "PROCESS", "UP", "MEMORY", "CPU", "LAG", "LEASE", "RUNNING")
+ACTORS = ("ACTOR", "NODES", "RUNNING", "WAITING", "RESTARTS", "WHY")
 SOURCES = ("SOURCE", "BACKLOG", "OLDEST", "DELAYED", "DEAD", "READERS", "WHY")
 
 
@@ -106,7 +106,7 @@ def print_overview(broker: str | None, timeout: float, *, json_output: bool, row
 @timeout_option
 @as_json
 def tree(node: str | None, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Draw the trees of all programs, or that of one node: states, restarts, mailboxes, and what is in hand."""
+    """Draw the trees of all programs, or that of one node: states, restarts, mailboxes, and what is running."""
     from actorwork.inspection import as_json as in_json
 
     trees = looked(broker, timeout, lambda look: look.tree(node))
@@ -155,7 +155,7 @@ def node(node: str, *, broker: str | None, timeout: float, json_output: bool) ->
 @timeout_option
 @as_json
 def actor(title: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Show an actor on all nodes: what it has in hand and since when, what waits, and why nothing happens.
+    """Show an actor on all nodes: what it is handling and since when, what waits, and why nothing happens.
 
     Of an entity, also how many instances are in memory, what was committed, and which keys are hot.
     """
@@ -212,8 +212,8 @@ def source(name: str, *, broker: str | None, timeout: float, json_output: bool) 
 def message(message_id: str, source: str | None, *, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show one message: where it is in its life, which node has it, and why nothing happens.
 
-    A message that was submitted is found by its id alone, as is one in hand; others need their source. Of a source, the
-    oldest 1,000 entries are looked at.
+    A message that was submitted is found by its id alone, as is a running one; others need their source. Of a
+    source, the oldest 1,000 entries are looked at.
     """
     from actorwork.inspection import as_json as in_json
     from actorwork.inspection.words import how_far, moment
@@ -278,7 +278,7 @@ def head_of(overview: Overview) -> str:
     facts = [
         many(len(overview.nodes), "node"),
         f"{many(overview.backlog, 'message')} ready or in flight{oldest}",
-        f"{overview.handling:,} in hand",
+        f"{overview.handling:,} running",
         f"{overview.delayed:,} delayed",
         many(overview.dead, "dead letter"),
         many(overview.restarts, "restart"),
@@ -422,4 +422,4 @@ def _print_held(held: Sequence[Holder]) -> None:
         for one in held
     ]
     if rows:
-        print_table(("IN HAND", "SOURCE", "NODE", "SINCE", "ATTEMPT"), rows)
+        print_table(("RUNNING", "SOURCE", "NODE", "SINCE", "ATTEMPT"), rows)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @timeout_option
 @as_json
 def stop(node: str, *, grace: float | None, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Have a node begin its staged shutdown: it takes no more, finishes what is in hand, and ends.
+    """Have a node begin its staged shutdown: it takes no more, finishes what is running, and ends.
 
     NODE is the id of a node or the beginning of it, its name (host:pid), its host, or its pid. A process of a tree is
     started again by its supervisor: so that is how one is restarted. Exit code 1 if the node refuses, or gives no

@@ -138,7 +138,7 @@ class EntityRef(StreamRef[A_co]):
         """Replace the state; return its new version. For administrators: handlers change their own state.
 
         With `version`, only if that is the current one (0: there is none); raises `StateConflict` otherwise. It also
-        does while a node has a message of this key in hand; with `force` that message is handled again, on the new
+        does while a node is handling a message of this key; with `force` that message is handled again, on the new
         state, if it would change it. Recorded in the audit. If the actor is named by its title, `value` is JSON of the
         schema that the state has, and the state is kept for as long as it was to be before. Cancelled, or the reply was
         lost (`BrokerError`): it may have taken effect.

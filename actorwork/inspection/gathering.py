@@ -90,7 +90,7 @@ class Gathered:
         return sorted({*self.by_title, *self.known})
 
     def held(self, places: Iterable[Place]) -> list[Holder]:
-        """Return what is in hand at places, the oldest first, as far as reports name it."""
+        """Return what is running at places, the oldest first, as far as reports name it."""
         found = [
             Holder(node=place.node, name=place.name, actor=place.part.title, message=message)
             for place in places

@@ -205,7 +205,7 @@ class Inspection:
         return attrs.evolve(found, minutes=await self._minutes(name, gathered.as_of))
 
     async def message(self, id: str, source: str | None = None) -> MessageView:
-        """Return a message by its id. Without a source it is found if it is tracked, or in hand.
+        """Return a message by its id. Without a source it is found if it is tracked, or running.
 
         Raises `LookupError` if there is no source to look in.
         """
@@ -219,7 +219,7 @@ class Inspection:
         if source is None:
             source = holders[0].message.source if holders else await self._broker.states.locate(id)
         if not source:
-            raise LookupError(f"message {id} is not tracked, and not in hand of an actor: name the source to look in")
+            raise LookupError(f"message {id} is not tracked, and not running in an actor: name the source to look in")
         info = await self._broker.states.find(source, id)
         found = await self._broker.reports.find(source, id)
         outcome = await self._broker.find_outcome(source, id)
@@ -228,7 +228,7 @@ class Inspection:
             letters = await self._broker.dead_letters.list(source, limit=SEARCHED)
             dead = next((letter for letter in letters if letter.id == id), None)
         (counts,) = await self._broker.reports.count([source])
-        # Another message with its key, which is in hand.
+        # Another message with its key, which is running.
         of_key = None
         if found is not None and found.where == "key":
             readers = gathered.by_source.get(source, [])
@@ -300,7 +300,7 @@ class Inspection:
         return await self._command(await self.node(which), within, command="stop", by=by, within=grace)
 
     async def cancel(self, which: str, source: str, message: str, *, reason: str = "", force: bool = False) -> Obeyed:
-        """Have a node cancel a message that it has in hand, or in a mailbox; also one that is not tracked."""
+        """Have a node cancel a message that it is handling, or has in a mailbox; also one that is not tracked."""
         facts = {"command": "cancel", "source": source, "message": message, "reason": reason, "force": force}
         return await self._command(await self.node(which), ANSWER_WITHIN, **facts)
 

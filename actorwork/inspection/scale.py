@@ -3,7 +3,7 @@
     work_seconds    messages that are not settled × seconds that the actor's handlers took for one, lately
 
 Ten thousand messages that take a millisecond are less work than a hundred that take a minute. Messages count from when
-they are due, also while no node is there to promote them; those in hand count too, or a scaler would end their node.
+they are due, also while no node is there to promote them; those in flight count too, or a scaler would end their node.
 
 The nodes report how long a delivery takes. Where none has handled one yet, the route takes the last that it knew, and
 before that `GUESS`.

@@ -65,7 +65,7 @@ class NodePage(Value):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Holder(Value):
-    """A message in hand, with the node and the actor that handle it."""
+    """A running message, with the node and the actor that handle it."""
 
     node: str
     name: str

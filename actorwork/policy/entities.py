@@ -102,7 +102,7 @@ class EntityInfo(Value):
 def conflict(key: str | None, wanted: int | None, found: int, *, is_busy: bool = False) -> StateConflict:
     """Return the error of a user who cannot change a state now."""
     if is_busy:
-        why = "a node has a message of this key in hand, which may change it: try again"
+        why = "a node is handling a message of this key, which may change it: try again"
     elif found:
         why = f"it has the version {found}, not {wanted}: it has been changed since"
     else:

@@ -8,11 +8,11 @@
     blocked       the loop of the node is blocked
     circuit       a circuit is open, until when
     limit         a limit holds messages back, until when
-    key           another message with its key is in hand, where
+    key           another message with its key is running, where
     delayed       it is not due yet, until when
     stopped       the actor has ended, or is being restarted
     full          the mailbox is full, or all that may run at once is running
-    working       nothing is wrong: it is in hand, since when
+    working       nothing is wrong: it is running, since when
     ready         nothing is wrong: it is the turn of a reader
     nothing       nothing waits
     over          it has ended
@@ -173,16 +173,16 @@ def _of_places(places: Sequence[Place], what: str, pauses: Sequence[Pause], *, i
 
 
 def of_held(place: Place, message: HeldMessage) -> Reason:
-    """Say what is with a message in hand."""
+    """Say what is with a running message."""
     if not place.is_alive:
         return _dead(place)
     more = f", attempt {message.attempt}" if message.attempt > 1 else ""
-    text = f"in hand of {place.part.title!r} on {place.name} since {at(message.since)}{more}"
+    text = f"running in {place.part.title!r} on {place.name} since {at(message.since)}{more}"
     return Reason("working", text, node=place.node, since=message.since)
 
 
 def of_received(place: Place | None, node: str) -> Reason:
-    """Say what is with a message that a node has been given, and that no actor has in hand there."""
+    """Say what is with a message that a node has been given, and that no actor is handling there."""
     if place is None:
         return Reason("lease lost", f"node {node}, which has it, is gone: another node takes it over", node=node)
     if not place.is_alive:
@@ -204,7 +204,7 @@ def of_key(key: str, holder: Place | None, message: HeldMessage | None) -> Reaso
     where, since, node = "", None, ""
     if holder is not None and message is not None:
         where = (
-            f": message {message.what} is in hand of {holder.part.title!r} on {holder.name} since {at(message.since)}"
+            f": message {message.what} is running in {holder.part.title!r} on {holder.name} since {at(message.since)}"
         )
         since, node = message.since, holder.node
     return Reason("key", f"it waits behind another message with the key {key!r}{where}", key, node=node, since=since)
@@ -277,7 +277,7 @@ def _full(busy: Sequence[Place], what: str) -> Reason:
     handling = sum(place.part.handling for place in busy)
     oldest = _oldest(busy)
     since = "" if oldest is None else f", the oldest since {at(oldest[1].since)} on {oldest[0].name}"
-    text = f"all places are taken: {_many(handling)} in hand{since}; {what}"
+    text = f"all places are taken: {_many(handling)} running{since}; {what}"
     if oldest is None:
         return Reason("full", text)
     return Reason("full", text, oldest[1].what, node=oldest[0].node, since=oldest[1].since)
@@ -286,8 +286,8 @@ def _full(busy: Sequence[Place], what: str) -> Reason:
 def _working(busy: Sequence[Place]) -> Reason:
     handling, oldest = sum(place.part.handling for place in busy), _oldest(busy)
     if oldest is None:
-        return Reason("working", f"{_many(handling)} in hand")
-    text = f"{_many(handling)} in hand, the oldest since {at(oldest[1].since)} on {oldest[0].name}"
+        return Reason("working", f"{_many(handling)} running")
+    text = f"{_many(handling)} running, the oldest since {at(oldest[1].since)} on {oldest[0].name}"
     return Reason("working", text, oldest[1].what, node=oldest[0].node, since=oldest[1].since)
 
 

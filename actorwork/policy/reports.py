@@ -3,7 +3,7 @@
     NodeReport    one OS process: where it runs, its lease, its loop, what it costs
     EntityReport  what an entity has done, its hot keys among it
     PartReport    a child in its tree, with those below it: an actor, a task, a process, a supervisor
-    HeldMessage   a message in hand
+    HeldMessage   a running message
     HoldUp        a limit that holds messages back, or an open circuit
     StoredReport, Ask, Mail, Counts, Found    what the broker returns about reports, commands, sources and messages
 
@@ -34,7 +34,7 @@ DEEPEST: Final = 30
 LONGEST: Final = 2000
 """Characters of a text in a report that are read."""
 SHOWN_IN_HAND: Final = 5
-"""Messages in hand of one actor that a report names, the oldest ones."""
+"""Running messages of one actor that a report names, the oldest ones."""
 SHOWN_KEYS: Final = 5
 """Keys of an entity that a report names: the hottest, and those that are stalled."""
 LONGEST_KEY: Final = 200
@@ -193,7 +193,7 @@ class PartReport(Value):
 
     `kind` is `actor`, `task`, `process`, `left out`, or what a supervisor is: its strategy, `replicas` or `dynamic`.
     `waiting` is the depth of the mailbox, and `capacity` how many local messages it takes. `handling` counts what is
-    in hand, and `in_hand` names the oldest of it. `seconds_each` is how long a delivery takes, as the latest have
+    running, and `in_hand` names the oldest of it. `seconds_each` is how long a delivery takes, as the latest have
     shown. An entity has `entities`. A process has `pid` and, once it is up, the `node` that has a report of its own.
     """
 
@@ -296,7 +296,7 @@ class NodeReport(Value):
 def written(report: NodeReport, largest: int = LARGEST) -> bytes:
     """Return a report as JSON of at most `largest` bytes.
 
-    Where it is too large, the children of each supervisor are left out from the end, those that have something in hand
+    Where it is too large, the children of each supervisor are left out from the end, those that have something running
     last, and a part of the kind `left out` tells how many.
     """
     most = max((len(part.children) for part in report.tree.walk()), default=0)

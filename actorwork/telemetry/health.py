@@ -5,7 +5,7 @@
     started   all actors have started, and the node reads
 
 A node whose broker is away cannot renew its lease, and stays live: to restart it would mend nothing, and would end
-what it has in hand. It is not ready then. A lease that is not renewed although nothing says why is another matter: what
+what it is handling. It is not ready then. A lease that is not renewed although nothing says why is another matter: what
 should renew it is gone.
 """
 

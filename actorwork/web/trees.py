@@ -272,7 +272,7 @@ def _told(box: _Box, now: float) -> str:
     lines = [f"{part.title}{f' {part.label}' if part.label and part.label != part.title else ''}: {_word(box)}"]
     if part.kind == "actor" and part.capacity:
         lines.append(
-            f"mailbox {part.waiting:,} of {part.capacity:,}, {part.handling:,} of {part.concurrency:,} in hand"
+            f"mailbox {part.waiting:,} of {part.capacity:,}, {part.handling:,} of {part.concurrency:,} running"
         )
     if part.restarts:
         lines.append(f"{part.restarts:,} {word(part.restarts, 'restart')}")

@@ -158,7 +158,7 @@ def shutdown() -> Canvas:
     c = Canvas(
         "The staged shutdown, within a grace of 25 seconds",
         "At the first signal, stage 1, intake, stops the readers and refuses messages from outside. Stage 2, "
-        "drain, lets deliveries in hand finish, for up to 20 of 25 seconds. Stage 3, cancel, cancels the handlers "
+        "drain, lets deliveries in flight finish, for up to 20 of 25 seconds. Stage 3, cancel, cancels the handlers "
         "that are left and releases their deliveries. Stage 4, shutdown, runs the hooks of the actors in reverse "
         "order of their start. A second signal begins stage 3 at once, a third one ends the process.",
         350,
@@ -172,7 +172,7 @@ def shutdown() -> Canvas:
         c.text(at(second), 28, label, small=True, at="middle" if second else "start")
     c.box(at(0), 52, 60, 32, "1", kind="store")
     c.text(at(0) + 70, 73, "intake: readers stop", small=True)
-    c.box(at(0), 104, at(20) - at(0), 32, "2  drain: deliveries in hand finish", kind="good")
+    c.box(at(0), 104, at(20) - at(0), 32, "2  drain: deliveries in flight finish", kind="good")
     c.box(at(20), 156, 30, 32, "3", kind="bad")
     c.text(at(20) - 8, 177, "cancel: handlers end, deliveries are released", small=True, at="end")
     c.box(at(20) + 34, 208, at(25) - at(20) - 34, 32, "4")
@@ -180,7 +180,7 @@ def shutdown() -> Canvas:
     c.notes(
         284,
         (
-            "A stage ends as soon as it can: with nothing in hand a node stops",
+            "A stage ends as soon as it can: with nothing in flight a node stops",
             "at once. A second signal begins stage 3, a third one ends the",
             "process, and so does the end of the grace.",
         ),

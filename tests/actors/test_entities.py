@@ -276,7 +276,7 @@ async def test_a_state_that_changed_under_a_handler_has_its_message_run_again(mo
 
         nursery.start_soon(ask)
         await begun.wait()
-        with pytest.raises(StateConflict, match="in hand"):
+        with pytest.raises(StateConflict, match="a node is handling a message of this key"):
             await system.client.ref(Slow, key="k").put(10)
         assert await system.client.ref(Slow, key="k").put(10, force=True) == 1
         go_on.set()

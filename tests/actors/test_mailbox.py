@@ -308,7 +308,7 @@ async def test_an_ask_that_cannot_even_be_sent_times_out(mock_clock: trio.testin
 async def test_an_ask_may_be_cancelled_at_any_time_and_the_actor_goes_on(
     moment: float, mock_clock: trio.testing.MockClock
 ):
-    # The mailbox is full until 1; the message is taken then, and in hand from 4 to 5.
+    # The mailbox is full until 1; the message is taken then, and running from 4 to 5.
     async with open_system(Counter, broker=FakeBroker()) as system:
         ref = system.ref(Counter)
         ref.tell_nowait({"n": 0})

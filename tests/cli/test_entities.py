@@ -85,8 +85,8 @@ def test_no_state_is_put_while_a_message_of_its_key_is_in_hand_unless_that_is_fo
     shell.at_broker(send)
     shell("entities", "put", "account", "ann", "1")  # It waits: no node has it.
     shell.at_broker(take)  # Its node has died since, and it is to run again.
-    assert "in hand" in shell("entities", "put", "account", "ann", "2", code=1).stderr
-    assert "in hand" in shell("entities", "forget", "account", "ann", "--yes", code=1).stderr
+    assert "is handling a message of this key" in shell("entities", "put", "account", "ann", "2", code=1).stderr
+    assert "is handling a message of this key" in shell("entities", "forget", "account", "ann", "--yes", code=1).stderr
     assert shell.json("entities", "put", "account", "ann", "2", "--force")["version"] == 2
     assert shell.json("entities", "forget", "account", "ann", "--force", "--yes")["forgotten"]
 

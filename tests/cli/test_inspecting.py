@@ -70,7 +70,7 @@ def test_each_part_can_be_looked_at(shell: Shell):
     assert shell.json("inspect", "actor", "till")["in_hand"][0]["message"]["what"] == "m1"
     assert "nothing waits" in shell("inspect", "source", "orders").stdout
     assert shell.json("inspect", "source", "orders")["actors"] == ["till"]
-    assert "m1 in orders: in hand of 'till'" in shell("inspect", "message", "m1").stdout
+    assert "m1 in orders: running in 'till'" in shell("inspect", "message", "m1").stdout
     assert shell.json("inspect", "message", "m1")["why"]["code"] == "working"
 
 

@@ -21,7 +21,7 @@ async def test_what_was_cancelled_while_no_node_runs_is_not_run_after_restarts_o
         redis = Redis(servers.enter_context(open_redis_server(append_only=True)))
         url = redis.url
     async with open_place(url) as place:
-        # One that a node has in hand as it dies, one that waits in that node, and one that no node has read.
+        # One that a node has in flight as it dies, one that waits in that node, and one that no node has read.
         (in_hand,) = await place.send("singles", [{"number": 0, "gate": str(tmp_path / "never")}])
         first = await drill.start_up("single", url, lease=60)
         await drill.wait_notes("begun", 1)

@@ -28,7 +28,7 @@ from .test_failovers import Stream, has_replicated, offset_of
 pytestmark = pytest.mark.long
 LEASE = 3
 HELD = 1_000_000
-"""The number of the first message that is in hand when a host fails."""
+"""The number of the first message that is in flight when a host fails."""
 
 
 class Fleet:

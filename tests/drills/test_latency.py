@@ -59,7 +59,7 @@ async def test_far_hosts_take_over_join_move_a_slot_and_fail_over_and_settle_eac
 ):
     cluster = fleet.cluster
     async with open_scene(drill, fleet) as scene:
-        # A node dies with messages in hand, which wait for a gate: the others take them over.
+        # A node dies with running messages, which wait for a gate: the others take them over.
         dead, *_ = fleet.network.hosts
         await scene.nodes.pop(dead).kill()
         scene.open_gate()

@@ -271,7 +271,7 @@ async def test_a_node_shows_its_stacks_and_stops_when_it_is_told():
         assert {one.kind for one in stacks.stacks} == {"task", "thread"}
         assert stacks.no_answer == ""
         nothing = await look.cancel(node.id, "mails", "m1")
-        assert (nothing.done, "not in hand" in nothing.text) == (False, True)
+        assert (nothing.done, "not running" in nothing.text) == (False, True)
         stopped = await look.stop(node.id, by="ann", within=PATIENCE)
         assert stopped.done
         await system.wait_stopped()

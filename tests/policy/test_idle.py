@@ -62,8 +62,8 @@ CIRCUIT = HoldUp(kind="circuit", name="smtp", until=AT)
             "limit",
             "the bulkhead limit 'smtp' holds 1 message back on h:1 until another message ends",
         ),
-        (SOME, [], [BUSY], "full", f"all places are taken: 1 message in hand, the oldest since {MOMENT} on h:1"),
-        (SOME, [], [BUSY, place()], "working", f"1 message in hand, the oldest since {MOMENT} on h:1"),
+        (SOME, [], [BUSY], "full", f"all places are taken: 1 message running, the oldest since {MOMENT} on h:1"),
+        (SOME, [], [BUSY, place()], "working", f"1 message running, the oldest since {MOMENT} on h:1"),
         (SOME, [], [place()], "ready", "the next reader takes it: 3 messages in 'mails'"),
     ],
 )
@@ -107,7 +107,7 @@ def test_the_reason_of_an_actor(pauses: list[Pause], places: list[Place], counts
 
 
 def test_the_reason_of_a_message():
-    assert str(idle.of_held(BUSY, HELD)) == f"in hand of 'mail' on h:1 since {MOMENT}"
+    assert str(idle.of_held(BUSY, HELD)) == f"running in 'mail' on h:1 since {MOMENT}"
     assert str(idle.of_held(BUSY, attrs.evolve(HELD, attempt=3))).endswith(", attempt 3")
     assert idle.of_held(attrs.evolve(BUSY, state="lease lost"), HELD).code == "lease lost"
     assert idle.of_received(None, "n9").text == "node n9, which has it, is gone: another node takes it over"
@@ -119,7 +119,7 @@ def test_the_reason_of_a_message():
     key = idle.of_key("ann", BUSY, HELD)
     assert (key.subject, key.node, key.since) == ("ann", "n1", AT)
     assert key.text == (
-        f"it waits behind another message with the key 'ann': message m1 is in hand of 'mail' on h:1 since {MOMENT}"
+        f"it waits behind another message with the key 'ann': message m1 is running in 'mail' on h:1 since {MOMENT}"
     )
     assert idle.of_key("ann", None, None).text == "it waits behind another message with the key 'ann'"
 

@@ -258,7 +258,7 @@ class JoinMachine(ProtocolMachine):
     @precondition(lambda self: self.runs)
     @rule(is_so=rarely)
     def take_down(self, is_so: bool) -> None:
-        """What is in hand takes one node down after another, until it is buried."""
+        """What is in flight takes one node down after another, until it is buried."""
         for _ in range(MAX_CRASHES + 2 if is_so else 0):
             while self.leased:
                 self.end_lease(0)
@@ -290,7 +290,7 @@ class JoinMachine(ProtocolMachine):
         return [found[which % len(found)]] if found else []
 
     def closes(self, run: Run) -> None:
-        """Nothing that was not begun is left; what is in hand stays there, what was, and is free now, may be gone."""
+        """Nothing that was not begun is left; what is running stays there, what was, and is free now, may be gone."""
         run.status = "CANCELLED"
         seen = self.world.look().places
         for name, (its, step) in self.steps.items():
@@ -301,7 +301,7 @@ class JoinMachine(ProtocolMachine):
                 assert isinstance(place, Pending), f"{name} was not begun, and is still there"
                 self.cancelled.add(name)
             else:
-                assert not isinstance(place, Pending) or self.is_free(place), f"{name} was in hand, and is gone"
+                assert not isinstance(place, Pending) or self.is_free(place), f"{name} was in flight, and is gone"
                 self.drop(name)
         for step in range(run.total):
             run.ends.setdefault(step, ("cancelled", ""))
@@ -344,7 +344,7 @@ class JoinMachine(ProtocolMachine):
     def take_note(self, hand: Hand, got: list[Delivery], *, room: int, loses: bool) -> None:
         now = self.world.look().places
         for name in [name for name in self.cancelled if name not in now]:
-            assert self.is_free(self.places[name]), f"{name} was in hand, and is gone"
+            assert self.is_free(self.places[name]), f"{name} was in flight, and is gone"
             self.drop(name)
             self.over.append(name)
         super().take_note(hand, got, room=room, loses=loses)

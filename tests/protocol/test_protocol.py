@@ -313,7 +313,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         return holding[who % len(holding)]
 
     def some_of(self, hand: Hand, which: Sequence[int]) -> list[Delivery]:
-        """Return some of what a node holds, each message once: a node has one delivery of a message in hand."""
+        """Return some of what a node holds, each message once: a node has one delivery of a running message."""
         chosen = {delivery.id: delivery for one in which for delivery in [hand.held[one % len(hand.held)]]}
         return list(chosen.values())
 

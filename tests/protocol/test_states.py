@@ -1,7 +1,7 @@
 """The states of keys, against the model of the protocol: a state changes with an accepted settlement, and only then.
 
 To the steps of the protocol come settlements that change the state of their message's key, from what their node knew
-or has loaded when it was given the message, and users who put states, also while a message is in hand. Each message
+or has loaded when it was given the message, and users who put states, also while a message is in flight. Each message
 appends its id. After every step:
 
 - the versions of a key form one chain, and its state lists exactly the messages whose settlements were accepted, in

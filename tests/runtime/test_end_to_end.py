@@ -197,7 +197,7 @@ async def test_a_stop_in_the_middle_loses_nothing(tmp_path: Path):
             for _ in range(5):
                 permits.release()
             await system.wait_stopped()
-            assert len(done) == share + 5, "what is in hand is finished; what waits is handed back, not worked off"
+            assert len(done) == share + 5, "what is running is finished; what waits is handed back, not worked off"
     async with open_system(Slow, broker=broker):
         for _ in range(300 - len(done)):
             permits.release()

@@ -96,7 +96,7 @@ class Scene:
         await self.call("DEL", f"actorwork:node:{node.incarnation}")
 
     async def die_with(self, subscription: Subscription, count: int) -> str:
-        """Read as a process that is killed with so many messages in hand; return its consumer's name."""
+        """Read as a process that is killed with so many messages in flight; return its consumer's name."""
         for source in subscription.sources:
             await self.broker.client.call_many([("XGROUP", "CREATE", source, subscription.group, "0", "MKSTREAM")])
         name = f"dead-{next(self.ids)}"

@@ -28,7 +28,7 @@ async def entries_at(scene: Scene, stream: str) -> list[bytes]:
 
 
 async def lose_all(scene: Scene, of: Subscription) -> list[bytes]:
-    """Die with all messages of the source in hand, and delete their entries; return these."""
+    """Die with all messages of the source in flight, and delete their entries; return these."""
     (source,) = of.sources
     entries = await entries_at(scene, source)
     await scene.die_with(of, len(entries))

@@ -244,7 +244,7 @@ async def test_a_message_that_crashed_too_often_is_one_dead_letter_though_a_righ
 
 
 async def lose(scene: Scene, of: Subscription) -> bytes:
-    """Die with the only message in hand, and delete its entry; return that."""
+    """Die with the only message in flight, and delete its entry; return that."""
     await scene.die_with(of, 1)
     ((entry, _),) = await scene.call("XRANGE", "orders", "-", "+")
     await scene.call("XDEL", "orders", entry)

@@ -155,9 +155,9 @@ async def test_while_a_message_is_in_hand_only_force_replaces_a_state():
         with trio.fail_after(60):
             while not (await guest.json("/entity", actor="account", key="ann"))["holder"]:  # noqa: ASYNC110 - no event
                 await trio.sleep(0.01)
-        assert "In hand on" in await guest.page("/entity?actor=account&key=ann")
+        assert "Running on" in await guest.page("/entity?actor=account&key=ann")
         refused = await guest.do("/entities/put", 409, actor="account", key="ann", state="{}")
-        assert "in hand" in refused["error"]
+        assert "is handling a message of this key" in refused["error"]
         await guest.do("/entities/put", actor="account", key="ann", state="{}", force="yes")
         await client.broker.cancel_message(PLACE[0], "long", force=True)
 

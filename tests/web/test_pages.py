@@ -154,7 +154,7 @@ async def test_a_node_is_shown_with_its_tree_its_messages_and_its_stacks():
         assert (overview["handling"], len(overview["nodes"])) == (1, 1)
         message = await guest.json("/messages/stuck", source="letters")
         assert (message["holder"]["actor"], message["why"]["code"]) == ("clerk", "working")
-        assert "In hand of clerk" in await guest.page("/message?id=stuck&source=letters")
+        assert "Running in clerk" in await guest.page("/message?id=stuck&source=letters")
         stacks = await guest.json(f"/nodes/{node['id']}/stacks")
         assert any("sleep_forever" in line for stack in stacks["stacks"] for line in stack["lines"])
         assert "sleep_forever" in await guest.page(f"/node/stacks?id={node['id']}")

@@ -6,7 +6,7 @@
 A delivery that came with the settlement of the one before it brings the stamp of its state along (`hold`): if that is
 the one of this node's own commit, as it is unless a user has put a state, nothing has to be loaded.
 
-A state stays what it is while its delivery waits: of one key, one message is in hand. What may change it all the same
+A state stays what it is while its delivery waits: of one key, one message is in flight. What may change it all the same
 (a `put` with force, a key that a foreign producer has named) is found at the settlement, which names the version. A
 state that has waited for long is loaded again.
 

@@ -74,7 +74,7 @@ class EventFields:
 @attrs.frozen(kw_only=True)
 class EntityFields:
     idle: float = _of(like(Entities, "idle", "duration", "How long an instance without messages stays in memory."))
-    most: int = _of(like(Entities, "most", "whole", "How many instances without a message in hand a node keeps."))
+    most: int = _of(like(Entities, "most", "whole", "How many instances without a running message a node keeps."))
     limit: int = _of(like(Entities, "limit", "size", "How large the JSON of a state may be."))
     ttl: float = _of(like(Entities, "ttl", "duration", "For how long a state is kept after its last change."))
     history: int = _of(like(Entities, "history", "whole", "How many of its last changes are kept beside a state."))

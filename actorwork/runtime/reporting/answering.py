@@ -107,7 +107,7 @@ def _cancel(host: Host, asked: dict[str, Any]) -> dict[str, Any]:
             continue
         cell.consumer.cancel(source, message, str(asked.get("reason") or ""), force=bool(asked.get("force")))
         return {"done": True, "text": f"{cell.title!r} cancels it"}
-    return {"done": False, "text": f"message {message} of {source!r} is not in hand here"}
+    return {"done": False, "text": f"message {message} of {source!r} is not running here"}
 
 
 def _has(cell: Cell, source: str, message: str) -> bool:

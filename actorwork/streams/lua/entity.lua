@@ -3,10 +3,10 @@
 -- KEYS  the source
 -- ARGV  the prefix of its keys, the group, the key, the version that the state must have ('' for any), the user, then as in
 --       entities.lua: the version before (left empty), stamp, schema, ttl in ms, how many changes are kept, the mark (left
---       empty), the new state ('' to forget it); last whether it is changed also while a delivery of the key is in hand (1 or 0)
+--       empty), the new state ('' to forget it); last whether it is changed also while a delivery of the key is in flight (1 or 0)
 --
 -- Returns {'done', new version}, the old one if the state was forgotten; or, and nothing is changed, {'other', version} or
--- {'busy', version}: a node has a delivery of this key in hand, whose settlement is going to change the state.
+-- {'busy', version}: a node has a delivery of this key in flight, whose settlement is going to change the state.
 
 local prefix, group, key, wanted, by = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local version, problem = entities.version(prefix, group, key)

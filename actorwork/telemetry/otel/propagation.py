@@ -2,7 +2,7 @@
 
 Once in a message it stays as it is: retries, replays of dead letters and the spool carry the first one. The last
 character of `traceparent` says whether the trace is sampled. Where it is not, nothing is made for the message: a task
-that handles messages has one parent that is not recorded, `InHand`, and that reads the ids of the message in hand when
+that handles messages has one parent that is not recorded, `InHand`, and that reads the ids of the running message when
 it is asked for them. So what the handler sends, and the clients that are instrumented in it, stay in their trace and
 out of the samples.
 """

@@ -263,9 +263,9 @@ class EntityTests(ContractTests):
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             await broker.publish(_keyed("1", "2", priority=Priority.HIGH))
             delivery = await consumer.take_one()
-            with pytest.raises(StateConflict, match="in hand"):
+            with pytest.raises(StateConflict, match="a node is handling a message of this key"):
                 await broker.entities.put("orders", "first", KEY, b"1")
-            with pytest.raises(StateConflict, match="in hand"):
+            with pytest.raises(StateConflict, match="a node is handling a message of this key"):
                 await broker.entities.forget("orders", "first", KEY)
             await broker.entities.put("orders", "first", "another", b"1")
             assert await _state(broker) is None

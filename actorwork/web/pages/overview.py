@@ -187,7 +187,7 @@ async def plan_stop(sight: Sight, form: Form) -> Plan:
 
 
 async def plan_cancel_in_hand(sight: Sight, form: Form) -> Plan:
-    """Plan to cancel a message that a node has in hand, also one that is not tracked."""
+    """Plan to cancel a message that a node is handling, also one that is not tracked."""
     node, source, message = form.needed("node"), form.needed("source"), form.needed("message")
 
     async def do() -> Done:
