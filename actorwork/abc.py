@@ -709,7 +709,7 @@ class Purging(Protocol):
         ...
 
     async def drop(self, source: str, *, reason: str, most: int) -> int:
-        """Drop messages, at most so many; return how many were dropped. If cancelled, more may have been.
+        """Drop at most `most` messages; return how many were dropped. If cancelled, more may have been.
 
         Each ends as one that is cancelled before it is begun: a caller that waits for its outcome gets "rejected", with
         a `Failure` of type `Cancelled` and this reason, and a run whose step it is draws its conclusions. What a node

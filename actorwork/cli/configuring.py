@@ -169,5 +169,5 @@ def _within(settings: Settings, parts: Sequence[str]) -> Any:
     for part in parts:
         value = getattr(value, part)
         if value is None and part == "entities":
-            value = Entities()  # As an entity has it that says nothing of this.
+            value = Entities()  # The defaults of an entity whose class sets none.
     return value

@@ -85,7 +85,7 @@ def inspect(context: click.Context, *, broker: str | None, timeout: float, json_
 
 
 def print_overview(broker: str | None, timeout: float, *, json_output: bool, rows: int | None = None) -> None:
-    """Look at a broker and print what runs there, with so many rows of each table; None for all."""
+    """Look at a broker and print what runs there, with at most `rows` rows of each table; None for all."""
     from actorwork.inspection import as_json as in_json
 
     overview = looked(broker, timeout, lambda look: look.overview())

@@ -1,4 +1,4 @@
-"""What becomes of a message whose processes die: it runs alone, and then becomes a dead letter.
+"""How a message whose processes die is treated: it runs alone, and then becomes a dead letter.
 
     crashes so far        what happens to it
     0                     it runs among others

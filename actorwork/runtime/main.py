@@ -215,7 +215,7 @@ class _Signals:
         self._news.set()
 
     async def wait_more(self, than: int) -> Sequence[str]:
-        """Wait until more than so many have come, those before the loop ran included; return the names of these."""
+        """Wait until more than `than` signals have come, those before the loop ran included; return their names."""
         self._token = trio.lowlevel.current_trio_token()
         while True:
             # First the event, then the look: a signal that comes in between sets the new one.

@@ -44,7 +44,10 @@ class Part(Shown):
 
 
 class Intake:
-    """The parts of one node; `make` makes one of some sources, of which so many read for the subscription."""
+    """The parts of one node.
+
+    `make(subscription, sources, shares)` makes one of them; `shares` of them read for the subscription.
+    """
 
     def __init__(
         self,

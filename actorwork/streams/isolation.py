@@ -36,7 +36,7 @@ class Sources(Protocol):
     @property
     def by_stream(self) -> Mapping[bytes, InFlight]: ...
     def interrupt(self) -> None:
-        """End a read, or the wait for room, so that the reader looks whether it may read."""
+        """End a read, or the wait for room, so that the reader checks whether it may read."""
         ...
 
 

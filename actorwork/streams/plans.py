@@ -102,7 +102,7 @@ def encoded_expansion(expansion: Expansion) -> str:
 
 
 def pages_of(plan: Plan, size: int) -> Iterator[str]:
-    """Yield the steps of a large run, so many at a time, as a script adds them."""
+    """Yield the steps of a large run in pages of `size` steps, as a script adds them."""
     dependents = plan.dependents()
     for first in range(0, len(plan.steps), size):
         yield _text(_page(plan, first, min(first + size, len(plan.steps)), dependents))

@@ -63,7 +63,7 @@ _SHARED_FOR: Final = 5.0
 _SHARED_EVERY: Final = 0.5
 _ELSEWHERE_AFTER: Final = 0.05
 _MOVING_FOR: Final = 1.0
-"""Seconds between two looks whether a slot that is being moved has arrived."""
+"""Seconds between two checks whether a slot that is being moved has arrived."""
 _QUIET: Final = 5.0
 """Seconds without a missing group after which the pauses start over."""
 _REPLIED: Final = failpoint("read.replied")

@@ -49,8 +49,9 @@ _SPREAD: Final = 0.1
 None comes later: a message is announced if it is due within 1.1 s, and all others must be found by then.
 """
 _FEW: Final = 16
-"""Up to so many nodes, each looks when a message is due or maintenance is asked for. Of more nodes, so many do on
-average: each decides by chance, without asking the others. The probability that none does is 1 in 9 million.
+"""While there are no more nodes than this, each of them looks when a message is due or maintenance is asked for. With
+more, this many look on average: each decides by chance, without asking the others. The probability that none looks is
+1 in 9 million.
 """
 _IDLE_EVERY: Final = 2.0
 """Seconds between the looks of a node that has nothing in flight, if there are more than a few nodes: there is always

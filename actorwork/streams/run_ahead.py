@@ -30,7 +30,7 @@ _FEW: Final = 16
 
 
 class RunAhead:
-    """What settlements bring to the source set of an entity, one of so many that share the room of the sink."""
+    """What settlements bring to the source set of an entity, one of `shares` that share the room of the sink."""
 
     def __init__(self, sources: SourceSet, shares: int) -> None:
         self._sources = sources

@@ -24,7 +24,7 @@ from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, is_wrong_type
 
 _AGAIN_AFTER: Final = 0.1
-"""Seconds between two looks whether a source has been moved."""
+"""Seconds between two checks whether a source has been moved."""
 
 
 class Layouts:

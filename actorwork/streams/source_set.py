@@ -199,7 +199,7 @@ class SourceSet:
         self.emit(events.Settled(self.group, self.subscription.actor, delivery, settlement, 0.0))
 
     def interrupt(self) -> None:
-        """End a read, or the wait for room, so that the reader looks whether it may read."""
+        """End a read, or the wait for room, so that the reader checks whether it may read."""
         self._room.set()
         self.interrupt_reader()
 

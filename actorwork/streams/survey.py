@@ -8,7 +8,7 @@ dead nodes to the script. That still takes an entry only from an owner that has 
 If the leases cannot be looked at within a second, since their primary is away, no node is taken for dead: due messages
 enter, and released ones are taken over, all the same.
 
-On the way it looks whether the outbox of a source holds messages that a node has left there, and whether a node has
+On the way it checks whether the outbox of a source holds messages that a node has left there, and whether a node has
 died while it held deliveries for a batch over several slots: whether those are settled is decided then (joint.py).
 """
 

@@ -1,7 +1,7 @@
 """What an operator sees of a node: logs, metrics and health. Read top-down:
 
 logs         LogSink: the events of a node, to the standard library's logging
-sentences    what a line says of an event: pure
+sentences    the line of text for an event: pure
 configuring  logging for a program that has not set it up
 formatting   lines of text for people, lines of JSON for programs
 metrics/     counters, gauges and histograms, for Prometheus and others

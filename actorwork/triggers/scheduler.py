@@ -109,7 +109,7 @@ class Scheduler:
         self._wakeup.set()
 
     def look(self) -> None:
-        """Look whether users have put, changed or deleted triggers."""
+        """Check whether users have put, changed or deleted triggers."""
         self._looks = True
         self.wake()
 

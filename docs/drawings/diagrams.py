@@ -48,7 +48,7 @@ def settlement() -> Canvas:
     c = Canvas(
         "How a delivery is settled",
         "When a handler has ended, its node decides between Ack, Retry, Reject and Fail, and sends a script to "
-        "the broker. The script first asks whether the entry is in the hands of this node, in this very delivery. "
+        "the broker. The script first checks that this node still owns the entry, in this very delivery. "
         "If not, nothing is changed, and the settlement counts as fenced. If so, the script sends the published "
         "messages, adds the next attempt or the dead letter, stores the result and the status, acknowledges and "
         "deletes the entry, frees its keys, and sends the steps of a workflow that now have all they need.",
@@ -193,7 +193,7 @@ def join() -> Canvas:
     c = Canvas(
         "How the members of a group join",
         "Three steps, count a, count b and count c, run on any nodes, in any order. The script that settles one "
-        "of them also asks whether this step has ended before, in which case nothing follows; stores its value "
+        "of them also checks whether this step has ended before, in which case nothing follows; stores its value "
         "with the run; and sends each step that now lacks nothing. So the settlement of the last member, "
         "whichever it is, sends add, once.",
         442,

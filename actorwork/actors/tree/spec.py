@@ -48,7 +48,7 @@ ShutdownTime: TypeAlias = float | Literal["brutal_kill"]
 
 
 _LONGEST_ID: Final = 80
-"""Of an id in logs and trees, so many characters are shown."""
+"""The number of characters of an id that logs and trees show."""
 
 
 def as_shutdown(value: Duration) -> ShutdownTime:

@@ -1,6 +1,7 @@
-"""What a message says of a task, and what is answered; without Django, so that the broker's tools can read it.
+"""How a message names a task and its arguments, and how the answer is written.
 
-The functions of tasks are named by their paths. What they are called with, and what they return, is JSON.
+Imports no Django, so that the broker's tools can read both. The functions of tasks are named by their paths. What they
+are called with, and what they return, is JSON.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class ActorFields:
         like(Settings, "soft_timeout", "duration", "After which time a handler is asked to end.", validator=SOFT_BOUNDS)
     )
     status_check_interval: float = _of(
-        like(Settings, "status_check_interval", "duration", "How often the actor looks whether it is paused.")
+        like(Settings, "status_check_interval", "duration", "How often the actor checks whether it is paused.")
     )
     status_cache_ttl: float = _of(
         like(Settings, "status_cache_ttl", "duration", "How old that knowledge may be when a trigger fires.")

@@ -1,7 +1,7 @@
 """When a process is replaced by a fresh one: it has handled `max_messages`, or has grown beyond `max_memory`.
 
-Messages are counted in the process itself, since nothing more may be begun there after the last one: `Quota` lets its
-actors take so many deliveries and no more. It reports to the parent when all are taken, so that the successor starts
+Messages are counted in the process itself, since nothing more may be begun there after the last one: `Quota` limits the
+number of deliveries that its actors take. It reports to the parent when all are taken, so that the successor starts
 while the last ones are handled, and when all are settled. Memory is looked at from outside, about once a second.
 """
 

@@ -1,4 +1,4 @@
-"""What a node says of itself at the broker, and what it does when it is asked.
+"""What a node reports of itself at the broker, and how it answers commands.
 
     reporter     the task that writes the report, and looks for commands with it
     answering    what each command does

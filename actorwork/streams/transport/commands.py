@@ -85,7 +85,7 @@ class Commands(Protocol):
         ...
 
     def at_one_place(self, names: Sequence[str], most: int) -> Sequence[Sequence[str]]:
-        """Cut names of keys into groups, of at most so many, each of which one command may have."""
+        """Cut names of keys into groups of at most `most`, each of which one command may have."""
         ...
 
     async def link_of(self, key: str) -> Link:
@@ -138,7 +138,7 @@ class CommonCommands(ABC):
         await self.call(*_kill(client_id), idempotent=True)
 
     def at_one_place(self, names: Sequence[str], most: int) -> Sequence[Sequence[str]]:
-        """Cut names of keys into groups, of at most so many, each of which one command may have: any, on one server."""
+        """Cut names of keys into groups of at most `most`, each of which one command may have: any, on one server."""
         return [names[start : start + most] for start in range(0, len(names), most)]
 
     async def call_each(self, *args: Any) -> Sequence[Any]:

@@ -336,7 +336,7 @@ class _Ear:
         return _answer(replies[1], replies[0])
 
     def wait_switched(self, seconds: float) -> None:
-        """Wait until the primary has moved, at most so many seconds."""
+        """Wait until the primary has moved, for at most `seconds`."""
         until = time.monotonic() + seconds
         while self._next() is NOT_ENOUGH:
             left = until - time.monotonic()

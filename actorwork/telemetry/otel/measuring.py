@@ -89,7 +89,7 @@ class _Recorder:
 
 
 def values_within(bounds: Sequence[float], counts: Sequence[int], total: float) -> Sequence[float]:
-    """Return a value for each bucket, such that so many of them in each have the sum `total`, if that can be.
+    """Return a value for each bucket, such that `counts` of these values have the sum `total`, if that is possible.
 
     All are at the same place within their bucket; those beyond the last bound have what is left of the sum.
     """

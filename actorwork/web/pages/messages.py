@@ -28,7 +28,7 @@ MOST_LISTED: Final = 3000
 MOST_NAMES: Final = 500
 """Actors and sources that a form suggests."""
 SEARCHED: Final = 2000
-"""So many dead letters, and delayed messages, are searched for the id of a message."""
+"""How many dead letters, and how many delayed messages, are searched for the id of a message."""
 
 
 def info_in_json(info: MessageInfo) -> dict[str, Any]:

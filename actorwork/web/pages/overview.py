@@ -20,7 +20,7 @@ from actorwork.web.trees import tree_svg
 MOST: Final = 3000
 """Sources and actors on a page, at most."""
 SHOWN: Final = 300
-"""So many of them if the page does not ask for more: a page that follows is sent again each second."""
+"""Rows that a page shows unless it asks for more: a page that follows is sent again each second."""
 NODES: Final = 100
 """Nodes on a page."""
 MOST_PURGED: Final = 100_000

@@ -13,7 +13,7 @@ from actorwork.triggers.declared import find_trigger, message_now
 from actorwork.web.request import Action, Done, Form, Page, Plan, Sight, not_found
 
 MOST = 2000
-"""So many triggers are shown, at most."""
+"""The most triggers that a page shows."""
 
 
 async def view(sight: Sight) -> dict[str, Any]:
