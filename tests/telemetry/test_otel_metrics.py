@@ -2,6 +2,7 @@
 
 import time
 from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -84,6 +85,86 @@ async def test_histograms_have_the_buckets_that_the_conventions_advise(mock_cloc
             assert found.sum == pytest.approx(first.sum, abs=1e-6)
     assert found.count == 2
     assert metric.unit == "s"
+    provider.shutdown()
+
+
+def in_order(series: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(series, key=lambda one: sorted((name, str(value)) for name, value in one.items()))
+
+
+def attributes(metric: Any) -> list[dict[str, Any]]:
+    return in_order(dict(point.attributes) for point in metric.data.data_points)
+
+
+@pytest.mark.parametrize("url", ["redis://cache.shop:6380/2", None])
+def test_metrics_under_names_of_the_conventions_have_the_attributes_that_these_require(url: str | None):
+    registry, reader = Registry(), InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    registry.family("actorwork_info").replace({("1.0", "valkey", "9.0"): 1})
+    for outcome in ("sent", "refused", "spooled"):
+        registry.meter.sent("orders", outcome)
+        registry.meter.took_to_send(outcome, 0.02)
+    registry.meter.read("till", 3)
+    for command in ("settle_plain", "XADD"):
+        registry.meter.command(command, 0.0003)
+    for outcome in ("ack", "fail"):
+        registry.family(DURATION).observe(("till", outcome), 0.02)
+    export_metrics(registry, broker=url, meter_provider=provider)
+    metrics = collected(reader)
+    server = {"server.address": "cache.shop", "server.port": 6380} if url else {}
+    redis = {"messaging.system": "redis", **server}
+    send = {**redis, "messaging.operation.name": "send", "messaging.operation.type": "send"}
+    order = {**send, "source": "orders", "messaging.destination.name": "orders"}
+    # What waits in a spool was not sent.
+    assert attributes(metrics["messaging.client.sent.messages"]) == in_order(
+        [
+            {**order, "outcome": "sent"},
+            {**order, "outcome": "refused", "error.type": "_OTHER"},
+        ]
+    )
+    assert attributes(metrics["messaging.client.operation.duration"]) == in_order(
+        [
+            {**send, "outcome": "sent"},
+            {**send, "outcome": "refused", "error.type": "_OTHER"},
+            {**send, "outcome": "spooled"},
+        ]
+    )
+    till = {"actor": "till", "messaging.consumer.group.name": "till"}
+    assert attributes(metrics["messaging.client.consumed.messages"]) == in_order(
+        [{**redis, **till, "messaging.operation.name": "receive", "messaging.operation.type": "receive"}]
+    )
+    process = {**redis, **till, "messaging.operation.name": "process", "messaging.operation.type": "process"}
+    assert attributes(metrics["messaging.process.duration"]) == in_order(
+        [
+            {**process, "outcome": "ack"},
+            {**process, "outcome": "fail", "error.type": "_OTHER"},
+        ]
+    )
+    database = {"db.system.name": "redis", **server}
+    duration = metrics["db.client.operation.duration"]
+    assert attributes(duration) == in_order(
+        [
+            {
+                **database,
+                "command": "settle_plain",
+                "db.operation.name": "EVALSHA",
+                "db.stored_procedure.name": "settle_plain",
+            },
+            {**database, "command": "XADD", "db.operation.name": "XADD"},
+        ]
+    )
+    assert {0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10} < set(duration.data.data_points[0].explicit_bounds)
+    assert duration.unit == "s"
+    provider.shutdown()
+
+
+def test_the_commands_of_the_embedded_broker_are_those_of_sqlite():
+    registry, reader = Registry(), InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    registry.meter.command("transaction", 0.002)
+    export_metrics(registry, meter_provider=provider)
+    (found,) = attributes(collected(reader)["db.client.operation.duration"])
+    assert found == {"command": "transaction", "db.system.name": "sqlite", "db.operation.name": "transaction"}
     provider.shutdown()
 
 

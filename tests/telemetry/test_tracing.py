@@ -539,7 +539,7 @@ async def test_an_exception_is_a_log_event_in_its_span(mock_clock: trio.testing.
     assert dict(span.attributes or {})["error.type"] == "ValueError"
     assert not span.events
     record = kept.logs[0]
-    assert (record.event_name, record.severity_text) == ("messaging.process.exception", "WARN")
+    assert (record.event_name, record.severity_text) == ("messaging.process.exception", "ERROR")
     assert (record.trace_id, record.span_id) == (_context_of(span).trace_id, _context_of(span).span_id)
     found = dict(record.attributes or {})
     assert (found["exception.type"], found["exception.message"]) == ("ValueError", "no luck")

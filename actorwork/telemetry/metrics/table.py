@@ -22,6 +22,8 @@ DURATIONS: Final = (
     *(30.0, 60.0, 300.0, 1800.0),
 )
 """Seconds: the buckets that OpenTelemetry recommends for messaging, and four for handlers that run for minutes."""
+COMMANDS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""Seconds: the buckets that OpenTelemetry recommends for databases, and two for servers nearby."""
 LAGS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -208,7 +210,15 @@ TABLE: Final[tuple[Metric, ...]] = (
     _gauge("actorwork_broker_up", (), "1 while the broker is connected"),
     _counter("actorwork_broker_disruptions_total", (), "Times that the connection to the broker was lost"),
     _counter("actorwork_broker_commands_total", ("command",), "Commands to the broker, blocking reads left out"),
-    _durations("actorwork_broker_command_duration_seconds", ("command",), "How long the broker took to answer"),
+    Metric(
+        "actorwork_broker_command_duration_seconds",
+        "histogram",
+        ("command",),
+        "How long the broker took to answer",
+        "s",
+        COMMANDS,
+        "db.client.operation.duration",
+    ),
     _gauge("actorwork_spool_messages", (), "Messages in the spool", "{message}"),
     _gauge("actorwork_spool_bytes", (), "Bytes in the spool", "By"),
     _gauge("actorwork_spool_oldest_seconds", (), "Age of the oldest message in the spool", "s"),

@@ -1,4 +1,5 @@
-"""The names of spans and their attributes: the semantic conventions for messaging, of version 1.44.
+"""The names of spans and their attributes, and those of metrics: the semantic conventions for messaging, of version
+1.44; for the commands to the broker those for databases.
 
 These are at the stage Development, so they may still change; `SCHEMA_URL` tells a backend which version this is. All
 attributes of a span are given when it is made, since samplers decide by them. The conventions know no name for an
@@ -7,7 +8,7 @@ actor and for the number of an attempt: those are `actorwork.actor` and `actorwo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -49,6 +50,58 @@ def attributes_of_broker(url: str) -> dict[str, AttributeValue]:
     elif parts.hostname:
         found["server.address"] = parts.hostname
         found["server.port"] = parts.port or 6379
+    return found
+
+
+_OPERATIONS: Final[Mapping[str, str]] = {
+    "actorwork_process_duration_seconds": "process",
+    "actorwork_sent_total": "send",
+    "actorwork_send_duration_seconds": "send",
+    "actorwork_read_messages_total": "receive",
+}
+"""What the metrics measure that have names of the conventions for messaging."""
+_COMMANDS: Final = "actorwork_broker_command_duration_seconds"
+_FAILED: Final = frozenset({"fail", "retry", "refused"})
+"""Outcomes of operations that have failed; the class of the error is known to `actorwork.failures` alone."""
+
+
+def is_measured(metric: str, labels: Mapping[str, str]) -> bool:
+    """Whether a series is exported; what waits in a spool must not be among the messages that were sent."""
+    return metric != "actorwork_sent_total" or labels["outcome"] != "spooled"
+
+
+def attributes_of_metric(
+    metric: str, labels: Mapping[str, str], broker: Mapping[str, AttributeValue]
+) -> dict[str, AttributeValue]:
+    """Return the attributes of a series: its labels, and those that the conventions require of its metric.
+
+    `metric` is its name in Prometheus, `broker` are the attributes that `attributes_of_broker` returns.
+    """
+    found: dict[str, AttributeValue] = dict(labels)
+    operation = _OPERATIONS.get(metric)
+    if operation is not None:
+        found |= broker
+        found["messaging.operation.name"] = found["messaging.operation.type"] = operation
+        if "actor" in labels:
+            found["messaging.consumer.group.name"] = labels["actor"]
+        if "source" in labels:
+            found["messaging.destination.name"] = labels["source"]
+        if labels.get("outcome") in _FAILED:
+            found["error.type"] = OTHER_ERROR
+    elif metric == _COMMANDS:
+        found |= _attributes_of_command(labels["command"], broker)
+    return found
+
+
+def _attributes_of_command(command: str, broker: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {name: value for name, value in broker.items() if name.startswith("server.")}
+    if broker["messaging.system"] != "redis":
+        return {**found, "db.system.name": "sqlite", "db.operation.name": command}
+    found["db.system.name"] = "redis"
+    # Verbs are written in capitals, and the names of scripts are not.
+    found["db.operation.name"] = command if command.isupper() else "EVALSHA"
+    if not command.isupper():
+        found["db.stored_procedure.name"] = command
     return found
 
 

@@ -280,8 +280,8 @@ class ActorSpans:
         try:
             self._logger.emit(
                 event_name=conventions.PROCESS_EXCEPTION,
-                severity_number=SeverityNumber.WARN,
-                severity_text="WARN",
+                severity_number=SeverityNumber.ERROR,
+                severity_text="ERROR",
                 context=inside,
                 exception=error,
                 attributes={"messaging.message.id": deliveries[0].id, "actorwork.actor": self._settings.title},

@@ -5,6 +5,8 @@ since the last collection is recorded then, in the thread of the reader and valu
 each); no message waits for that. Each value is recorded within its bucket, and all of them have the right sum. At most
 `RECORDED` values are recorded at once: of more, an equal part of each bucket, so that shares and percentiles stay. How
 many values there were and their sum are therefore counters, too: `.count` and `.sum`.
+
+A metric under a name of the conventions has the attributes that they require, beside its labels (`conventions`).
 """
 
 from __future__ import annotations
@@ -20,10 +22,18 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 
 from actorwork.telemetry.metrics.registry import Reading, Registry
-from actorwork.telemetry.otel.conventions import SCHEMA_URL, SCOPE, own_version
+from actorwork.telemetry.otel.conventions import (
+    SCHEMA_URL,
+    SCOPE,
+    attributes_of_broker,
+    attributes_of_metric,
+    is_measured,
+    own_version,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, MeterProvider
+    from opentelemetry.util.types import AttributeValue
 
 RECORDED: Final = 100_000
 """Values that are recorded in one collection, at most: that takes 0.7 s of a core."""
@@ -33,15 +43,20 @@ _FRESH: Final = 0.5
 
 _NO_CONTEXT: Final = Context()
 """Values of many messages are in no trace."""
+NO_BROKER: Final[Mapping[str, AttributeValue]] = attributes_of_broker("")
 
 
-def export_metrics(registry: Registry, *, meter_provider: MeterProvider | None = None) -> None:
+def export_metrics(
+    registry: Registry, *, broker: str | None = None, meter_provider: MeterProvider | None = None
+) -> None:
     """Make the metrics of a system (`System.metrics`) instruments of a meter provider, the global one by default.
 
     Call it once for each system, in the program that starts it: the registry has the sums of the processes of the tree.
+    `broker` is its URL, for the attributes `server.address` and `server.port`.
     """
     meter = get_meter(SCOPE, own_version(), meter_provider, SCHEMA_URL)
-    readings = _Readings(registry, recorder := _Recorder())
+    shared = None if broker is None else attributes_of_broker(broker)
+    readings = _Readings(registry, recorder := _Recorder(), shared)
     for family in registry.families.values():
         metric = family.metric
         name, unit, text = metric.otel_name, metric.unit, metric.help
@@ -66,8 +81,8 @@ class _Recorder:
         """By the name of the metric."""
         self._before: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Sequence[int], float]] = {}
 
-    def record(self, readings: Iterable[Reading]) -> None:
-        """Record the values that have come since the last time."""
+    def record(self, readings: Iterable[Reading], shared: Mapping[str, AttributeValue] = NO_BROKER) -> None:
+        """Record the values that have come since the last time; `shared` are the attributes of the broker."""
         new: list[tuple[Reading, Sequence[int], Sequence[float]]] = []
         for reading in readings:
             series = reading.name, tuple(reading.labels.items())
@@ -82,10 +97,11 @@ class _Recorder:
                 new.append((reading, came, values_within(reading.bounds, came, reading.sum - total)))
         share = min(1.0, RECORDED / max(1, sum(sum(came) for _, came, _ in new)))
         for reading, came, values in new:
-            record, labels = self.instruments[reading.name].record, dict(reading.labels)
+            record = self.instruments[reading.name].record
+            attributes = attributes_of_metric(reading.name, reading.labels, shared)
             for count, value in zip(came, values, strict=True):
                 for _ in range(math.ceil(count * share)):
-                    record(value, labels, _NO_CONTEXT)
+                    record(value, attributes, _NO_CONTEXT)
 
 
 def values_within(bounds: Sequence[float], counts: Sequence[int], total: float) -> Sequence[float]:
@@ -110,9 +126,14 @@ def values_within(bounds: Sequence[float], counts: Sequence[int], total: float) 
 class _Readings:
     """What the registry said last, by name."""
 
-    def __init__(self, registry: Registry, recorder: _Recorder) -> None:
+    def __init__(
+        self, registry: Registry, recorder: _Recorder, shared: Mapping[str, AttributeValue] | None = None
+    ) -> None:
         self._registry = registry
         self._recorder = recorder
+        self._given = shared
+        self.shared = shared or NO_BROKER
+        """The attributes of the broker."""
         self._lock = threading.Lock()
         self._read_at = -1.0
         self._by_name: Mapping[str, Sequence[Reading]] = {}
@@ -125,14 +146,23 @@ class _Readings:
                 for reading in self._registry.read():
                     found.setdefault(reading.name, []).append(reading)
                 self._by_name, self._read_at = found, now
-                self._recorder.record(one for name in self._recorder.instruments for one in found.get(name, ()))
+                if self._given is None:
+                    kinds = {one.labels["broker"] for one in found.get("actorwork_info", ())}
+                    self.shared = attributes_of_broker("redis:" if kinds & {"redis", "valkey"} else "")
+                new = (one for name in self._recorder.instruments for one in found.get(name, ()))
+                self._recorder.record(new, self.shared)
             return self._by_name.get(name, ())
 
 
 def _observed(
     readings: _Readings, name: str, figure: Callable[[Reading], float], _: CallbackOptions
 ) -> Iterable[Observation]:
-    return [Observation(figure(reading), dict(reading.labels)) for reading in readings.of(name)]
+    found = readings.of(name)
+    return [
+        Observation(figure(reading), attributes_of_metric(name, reading.labels, readings.shared))
+        for reading in found
+        if is_measured(name, reading.labels)
+    ]
 
 
 def _value(reading: Reading) -> float:
