@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -1160,6 +1160,18 @@ class HeaderMiddleware(PublishMiddleware, Protocol):
 
     def headers(self) -> Mapping[str, Json]:
         """Return what a message gets that is made here and now."""
+        ...
+
+
+@runtime_checkable
+class SendMiddleware(PublishMiddleware, Protocol):
+    """Middleware that also sees the calls by which a client sends, once all middleware has processed the messages."""
+
+    def sending(self, envelopes: Sequence[Envelope], /) -> AbstractContextManager[Sequence[Envelope]]:
+        """Wrap a call that sends; the block has the envelopes that are to be sent, with the same ids.
+
+        The call ends when the broker has the messages, or the spool. It may raise, and may be cancelled.
+        """
         ...
 
 

@@ -6,13 +6,14 @@ The place for replies is opened by the first `ask`: it outlives that call, and m
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Final, Protocol
 
 import attrs
 
 from actorwork import codec
-from actorwork.abc import Broker, Meter, PublishMiddleware
+from actorwork.abc import Broker, Meter, PublishMiddleware, SendMiddleware
 from actorwork.actors.context.publishing import headers_of, passed_through
 from actorwork.clients.driver import Driver, OutOfTime, Reached
 from actorwork.clients.routes import MeteredRoute, PublishRoute
@@ -63,6 +64,7 @@ class Sender:
         self._durability = durability
         self.spooler = spooler
         self._layers = layers
+        self._observers = tuple(layer for layer in layers if isinstance(layer, SendMiddleware))
         self._lazy = lazy
         self._meter = meter
         self._route: PublishRoute = self._direct if spooler is None else spooler
@@ -145,8 +147,17 @@ class Sender:
 
     async def send(self, envelopes: Sequence[Envelope]) -> None:
         """Publish, and count. If cancelled, any part may have been stored."""
-        await self._route.publish(envelopes)
+        with self._observed(envelopes) as observed:
+            await self._route.publish(observed)
         self.sent += len(envelopes)
+
+    @contextmanager
+    def _observed(self, envelopes: Sequence[Envelope]) -> Generator[Sequence[Envelope]]:
+        """Let the middleware see a call that sends; the block has the envelopes to be sent."""
+        with ExitStack() as stack:
+            for layer in self._observers:
+                envelopes = stack.enter_context(layer.sending(envelopes))
+            yield envelopes
 
     async def send_one(self, envelope: Envelope, route: PublishRoute | None = None) -> str:
         """Publish a message; return the id under which it is stored: its own, or that of the holder of its unique key.
@@ -154,26 +165,32 @@ class Sender:
         Raises `NotUnique` if there is such a holder and `on_conflict` is "reject".
         """
         route = route or self._route
+        if self._observers:
+            with self._observed([envelope]) as observed:
+                kept = await self._published(observed[0], route)
+        else:
+            kept = await self._published(envelope, route)
         unique = envelope.unique
-        if unique is None:
-            if envelope.id is self._unsent_id:
-                # From here on the broker may have the message, so a second send of this envelope must check its id.
-                self._unsent_id = None
-                await route.publish_new(envelope)
-            else:
-                await route.publish([envelope])
-            self.sent += 1
-            return envelope.id
-        kept = await route.publish_unique(envelope)
         if kept == envelope.id:
             self.sent += 1
-        elif unique.on_conflict == "reject":
+        elif unique is not None and unique.on_conflict == "reject":
             raise NotUnique(
                 f"message {kept} has the unique key {unique.key!r} of {envelope.source!r}, so this one was not stored;"
                 " with on_conflict='first' the sender gets the receipt of that message",
                 id=kept,
             )
         return kept
+
+    async def _published(self, envelope: Envelope, route: PublishRoute) -> str:
+        if envelope.unique is not None:
+            return await route.publish_unique(envelope)
+        if envelope.id is self._unsent_id:
+            # From here on the broker may have the message, so a second send of this envelope must check its id.
+            self._unsent_id = None
+            await route.publish_new(envelope)
+        else:
+            await route.publish([envelope])
+        return envelope.id
 
     async def ask(
         self,

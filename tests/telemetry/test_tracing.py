@@ -17,7 +17,7 @@ import pytest
 import trio
 from fastapi import FastAPI
 from opentelemetry import trace
-from opentelemetry.context import attach
+from opentelemetry.context import attach, detach
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import actorwork.aio
 import actorwork.sync
@@ -44,11 +45,13 @@ from actorwork import (
     open_client,
     receive,
 )
-from actorwork.message import Failure
+from actorwork.errors import BrokerError
+from actorwork.message import Envelope, Failure
 from actorwork.telemetry.otel import OpenTelemetry, Providers, sending
 from actorwork.telemetry.otel.conventions import attributes_of_broker
 from actorwork.telemetry.otel.sampling import Sampling
 from actorwork.testing import open_test_system
+from actorwork.testing.memory.broker import MemoryBroker
 from tests.telemetry.traced import First, Kept, Second, read_spans, telemetry_to
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -67,6 +70,12 @@ def _context_of(span: ReadableSpan) -> trace.SpanContext:
 
 def parent_of(span: ReadableSpan) -> int | None:
     return None if span.parent is None else span.parent.span_id
+
+
+def ids_in(envelope: Envelope) -> tuple[str, int]:
+    """The trace and the span in the headers of a message."""
+    _, trace_id, span_id, _ = str(envelope.headers["traceparent"]).split("-")
+    return trace_id, int(span_id, 16)
 
 
 def is_child(span: ReadableSpan, of: ReadableSpan) -> bool:
@@ -92,7 +101,7 @@ async def test_one_trace_leads_from_a_message_to_what_its_handler_sends(mock_clo
         "create orders:packed",
         "process orders:packed",
     ]
-    assert made.name == f"create {First.settings.default_source}"
+    assert made.name == f"send {First.settings.default_source}"
     chain = [request, made, first, published, second]
     assert all(is_child(one, of) for of, one in itertools.pairwise(chain))
     assert [span.kind for span in chain[1:]] == [
@@ -146,6 +155,119 @@ async def test_a_system_begun_within_a_span_does_not_hand_it_to_its_messages(moc
             await system.client.ref(First).tell("lamp")
             await system.drain()
     assert kept.one("process actor:first").parent is None
+
+
+# ---- the calls of a client that send ----
+
+
+async def test_a_call_that_sends_many_messages_has_one_span_whose_context_they_carry(
+    mock_clock: trio.testing.MockClock,
+):
+    kept, broker = Kept(), MemoryBroker()
+    async with open_client(broker, middleware=[sending("redis://cache", tracer_provider=kept.traces)]) as client:
+        await client.ref(Second).tell_many(["a", "b", "c"])
+    span = kept.one(f"send {Second.settings.default_source}")
+    assert span.kind is SpanKind.PRODUCER
+    assert dict(span.attributes or {}) == {
+        "messaging.system": "redis",
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": Second.settings.default_source,
+        "messaging.batch.message_count": 3,
+        "server.address": "cache",
+        "server.port": 6379,
+    }
+    assert [ids_in(one) for one in broker.sent] == [(trace_of(span), _context_of(span).span_id)] * 3
+
+
+async def test_each_message_has_a_span_of_its_own_where_that_is_switched_on(mock_clock: trio.testing.MockClock):
+    kept, broker = Kept(), MemoryBroker()
+    middleware = [sending(create_spans=True, tracer_provider=kept.traces)]
+    async with open_client(broker, middleware=middleware) as client:
+        await client.ref(Second).tell_many(["a", "b"])
+    sent, made = kept.one(f"send {(source := Second.settings.default_source)}"), kept.named(f"create {source}")
+    assert (sent.kind, [one.kind for one in made]) == (SpanKind.CLIENT, [SpanKind.PRODUCER] * 2)
+    created = [_context_of(one).span_id for one in made]
+    assert [link.context.span_id for link in sent.links] == created
+    assert [ids_in(one)[1] for one in broker.sent] == created
+
+
+async def test_a_call_is_linked_to_the_context_that_its_message_has(mock_clock: trio.testing.MockClock):
+    kept, broker = Kept(), MemoryBroker()
+    async with open_client(broker, middleware=[sending(tracer_provider=kept.traces)]) as client:
+        await client.publish("orders:packed", "lamp", headers={"traceparent": SAMPLED}, id="m1")
+    span = kept.one("send orders:packed")
+    assert (span.kind, [f"{link.context.trace_id:032x}" for link in span.links]) == (SpanKind.CLIENT, [TRACE])
+    assert dict(span.attributes or {})["messaging.message.id"] == "m1"
+
+
+async def test_a_client_without_spans_gives_its_messages_the_context_in_which_they_are_sent(
+    mock_clock: trio.testing.MockClock,
+):
+    kept, broker = Kept(), MemoryBroker()
+    async with open_client(broker, middleware=[sending(spans=False, tracer_provider=kept.traces)]) as client:
+        with kept.traces.get_tracer("web").start_as_current_span("request"):
+            await client.publish("orders:packed", "lamp")
+    request = kept.one("request")
+    (envelope,) = broker.sent
+    assert ids_in(envelope) == (trace_of(request), _context_of(request).span_id)
+    assert len(kept.spans) == 1
+
+
+async def test_a_call_in_a_trace_that_is_not_sampled_makes_no_span(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    kept, broker = Kept(ParentBased(TraceIdRatioBased(0.01))), MemoryBroker()
+    async with open_client(broker, middleware=[sending(tracer_provider=kept.traces)]) as client:
+        await client.publish("orders:packed", "first")
+        monkeypatch.setattr("opentelemetry.sdk.trace.Tracer.start_span", _no_call)
+        parent = TraceContextTextMapPropagator().extract({"traceparent": UNSAMPLED, "tracestate": "vendor=1"})
+        token = attach(parent)
+        try:
+            await client.publish("orders:packed", "second")
+        finally:
+            detach(token)
+    headers = broker.sent[-1].headers
+    assert (headers["traceparent"], headers["tracestate"]) == (UNSAMPLED, "vendor=1")
+
+
+async def test_a_call_that_fails_is_the_error_of_its_span_and_a_log_event(mock_clock: trio.testing.MockClock):
+    class Away(MemoryBroker):
+        async def publish_new(self, envelope: Envelope) -> None:
+            raise BrokerError("the server has no memory left")
+
+    kept = Kept()
+    async with open_client(
+        Away(), middleware=[sending(tracer_provider=kept.traces, logger_provider=kept().logs)]
+    ) as client:
+        with pytest.raises(BrokerError):
+            await client.publish("orders:packed", "lamp")
+    span = kept.one("send orders:packed")
+    assert span.status.status_code is StatusCode.ERROR
+    assert dict(span.attributes or {})["error.type"] == "actorwork.errors.BrokerError"
+    (record,) = kept.logs
+    assert (record.event_name, record.severity_text) == ("messaging.send.exception", "WARN")
+    assert (record.trace_id, record.span_id) == (_context_of(span).trace_id, _context_of(span).span_id)
+    assert dict(record.attributes or {})["exception.message"] == "the server has no memory left"
+
+
+@pytest.mark.parametrize("where", ["start_span", "end"])
+async def test_what_the_sdk_raises_keeps_no_message_from_being_sent(
+    mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the SDK is out of order")
+
+    kept, broker = Kept(), MemoryBroker()
+    owner = "opentelemetry.sdk.trace.Tracer" if where == "start_span" else "opentelemetry.sdk.trace.Span"
+    for creates in (False, True):
+        middleware = [sending(create_spans=creates, tracer_provider=kept.traces)]
+        async with open_client(broker, middleware=middleware) as client:
+            with monkeypatch.context() as patched:
+                patched.setattr(f"{owner}.{where}", fail)
+                await client.publish("orders:packed", "lamp")
+    assert len(broker.sent) == 2
+    assert "the SDK is out of order" in caplog.text
 
 
 # ---- the context in a message ----
@@ -595,7 +717,7 @@ async def test_a_batch_has_one_span_with_a_link_to_each_of_its_messages(mock_clo
             await client.ref(Batching).tell(message)
         await system.drain()
     span = kept.one("process actor:batching")
-    made = kept.named(f"create {Batching.settings.default_source}")
+    made = kept.named(f"send {Batching.settings.default_source}")
     assert len(made) == 3
     assert span.parent is None
     assert [link.context.span_id for link in span.links] == [_context_of(one).span_id for one in made]

@@ -29,6 +29,8 @@ SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
 PROCESS_EXCEPTION: Final = "messaging.process.exception"
 """The name of the log event of an exception that a handler has raised."""
+SEND_EXCEPTION: Final = "messaging.send.exception"
+"""The name of the log event of an exception that a call of a client has raised, which sends."""
 OTHER_ERROR: Final = "_OTHER"
 
 
@@ -147,6 +149,19 @@ def attributes_of_create(envelope: Envelope) -> dict[str, AttributeValue]:
     return found
 
 
+def attributes_of_send(envelopes: Sequence[Envelope]) -> dict[str, AttributeValue]:
+    """Return the attributes of the span of a call that sends."""
+    found: dict[str, AttributeValue] = {"messaging.operation.name": "send", "messaging.operation.type": "send"}
+    first = envelopes[0]
+    if len(envelopes) > 1:
+        found["messaging.batch.message_count"] = len(envelopes)
+    elif first.id:
+        found["messaging.message.id"] = first.id
+    if all(one.source == first.source for one in envelopes):
+        found["messaging.destination.name"] = first.source
+    return found
+
+
 def run_of(delivery: Delivery) -> str | None:
     """Return the id of the run of which a message is a step."""
     flow = delivery.headers.get(FLOW)
@@ -168,3 +183,11 @@ def error_type(error: BaseException) -> str:
     if cls.__module__ == "builtins":
         return cls.__qualname__
     return f"{cls.__module__}.{cls.__qualname__}" if cls.__qualname__.isidentifier() else OTHER_ERROR
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error as the description of a status."""
+    try:
+        return f"{type(error).__name__}: {error}"[:400]
+    except Exception:  # noqa: BLE001 - the text of a user's error may raise anything
+        return type(error).__name__

@@ -274,7 +274,7 @@ class ActorSpans:
         span.set_attribute("error.type", conventions.error_type(error))
         if not conventions.is_failure(error):
             return
-        span.set_status(Status(StatusCode.ERROR, _text_of(error)))
+        span.set_status(Status(StatusCode.ERROR, conventions.text_of(error)))
         if not isinstance(error, Exception):
             return
         try:
@@ -294,10 +294,3 @@ class ActorSpans:
         for delivery, outcome in zip(deliveries, answer, strict=False):
             if isinstance(outcome, BaseException):
                 self._note(span, inside, [delivery], outcome)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"[:400]
-    except Exception:  # noqa: BLE001 - the text of a user's error may raise anything
-        return type(error).__name__

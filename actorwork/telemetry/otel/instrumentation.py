@@ -50,7 +50,8 @@ class OpenTelemetry(Shown):
     to the application. `trace_parent` says whether the span of a handler is a child of the span in which its message
     was made ("parent"), or begins a trace of its own that is linked to it ("link"); that of a batch is always linked.
     `link_attempts` links the span of a retry to that of the attempt before. `create_spans` makes a span for each
-    message that an actor sends; without, messages carry the context of their handler.
+    message that an actor publishes, since it is sent only with the settlement, and for each call of `context.client`
+    that sends; without, messages carry the context of their handler.
     """
 
     configure: Callable[[], Providers | None] | None = None
@@ -81,7 +82,9 @@ class OpenedTelemetry:
         self._options = options
         self._own = own
         self._shared = conventions.attributes_of_broker(broker)
-        self._sending = MessageSpans(self._shared, spans=options.create_spans, provider=own.traces)
+        self._sending = MessageSpans(
+            self._shared, creates=options.create_spans, sends=options.create_spans, provider=own.traces, logs=own.logs
+        )
         self._tracer = tracer_of(own.traces)
         self._logger = get_logger(SCOPE, own_version(), own.logs, SCHEMA_URL)
         self.sampled: dict[int, tuple[Delivery, str]] = {}
