@@ -119,7 +119,11 @@ class RedisCluster:
         wait_for(lambda: b"role:master" in member.call("INFO", "replication"), f"{member!r} to be a primary")
 
     def move(self, key: str, target: Member) -> None:
-        """Move the slot of a key, with all that is in it, as `redis-cli --cluster reshard` does: key by key."""
+        """Move the slot of a key, with all that is in it, as `redis-cli --cluster reshard` does: key by key.
+
+        Returns once all members know of it. So a slot may be moved again at once: a member that had not heard of the
+        last move could believe an earlier owner, and then no member has the slot.
+        """
         if b"role:master" not in target.call("INFO", "replication"):
             raise ValueError(f"{target!r} is a replica: slots are moved to primaries")
         slot, source = key_slot(key), self.owner(key)
@@ -131,6 +135,15 @@ class RedisCluster:
         for member in (target, source, *self.primaries):
             if member.process is not None:
                 member.call("CLUSTER", "SETSLOT", number, "NODE", target_id)
+        epoch = _epoch(target, target_id)
+        for member in self.members:
+            if member.process is not None and member is not target:
+                # It hears of the new epoch from the answer, and else from what the two say to each other next.
+                member.call("CLUSTER", "MEET", target.place[0], str(target.port))
+                wait_for(
+                    lambda member=member: _epoch(member, target_id) >= epoch,
+                    f"{member!r} to know that {target!r} owns it",
+                )
 
     def flush(self) -> None:
         """Forget all data; the slots stay where they are."""
@@ -145,6 +158,12 @@ class RedisCluster:
 
 def node_id(member: Member) -> str:
     return _texts(member.call("CLUSTER", "MYID"))[0]
+
+
+def _epoch(member: Member, node: str) -> int:
+    """Return the epoch of a member's slots, as another one knows it: of two that claim a slot the later one has it."""
+    lines = [line.split() for line in member.call("CLUSTER", "NODES").decode().split("\n")]
+    return next((int(line[6]) for line in lines if line and line[0] == node), -1)
 
 
 def _has(member: Member, slot: int) -> bool:

@@ -2,6 +2,8 @@
 
     RedisWorld       the parts of a node (publisher, reclaimer, reader, settler, release) and runs of workflows, over
                      the real scripts on a real server; no lease thread, no loops: a lease is a key that is set, deleted
+    ClusterWorld     the same at a cluster, where what a run does and what an ack publishes go from slot to slot; a
+                     slot may move between two steps
     EmbeddedWorld    the store, one transaction a step, on a database in memory
 
 A world does what it is told and says what it sees (`look`). What should be seen is the model's affair.
@@ -37,7 +39,8 @@ from actorwork.message import Delivery, Envelope, Priority
 from actorwork.policy.entities import FoundState
 from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 from actorwork.policy.settlement import Settlement
-from actorwork.streams import keys, lease, reader as reading, reclaimer as reclaiming, scripts
+from actorwork.streams import keys, lease, reader as reading, reclaimer as reclaiming, scripts, survey
+from actorwork.streams.delayed import RedisDelayed
 from actorwork.streams.entities import RedisEntities
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
@@ -45,9 +48,12 @@ from actorwork.streams.runs import RedisRuns
 from actorwork.streams.shards import Layouts
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient, open_client
+from actorwork.streams.transport.cluster import cluster_client
 from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.redis_py import ConnectionError, ResponseError  # noqa: A004
+from actorwork.streams.transport.urls import is_of_cluster
 from actorwork.streams.values import RedisValues
+from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.testing.redis_server import RedisServer
 from tests.patience import PATIENCE
 
@@ -133,6 +139,9 @@ class Hand:
 
 
 class World(Protocol):
+    home: str
+    """The source at which runs are decided."""
+
     def start(self) -> Hand: ...
 
     def publish(self, envelopes: Sequence[Envelope]) -> int: ...
@@ -216,7 +225,11 @@ class Loop:
         self._ready.wait(PATIENCE)
 
     async def _run(self) -> None:
-        async with open_client(self._url, scripts=scripts.ALL) as self.client, trio.open_nursery() as self.nursery:
+        make = cluster_client() if is_of_cluster(self._url) else None
+        async with (
+            open_client(self._url, scripts=scripts.ALL, make=make) as self.client,
+            trio.open_nursery() as self.nursery,
+        ):
             await self.client.wait_connected()
             self._token = trio.lowlevel.current_trio_token()
             self._end = trio.Event()
@@ -238,9 +251,18 @@ class LossyClient:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self.loses = False
+        self.dies_forwarding = False
+        """Whether the node dies before it deletes from its outbox what it has forwarded, so that it is done again."""
+        self.has_died_forwarding = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+    async def call(self, *args: Any, idempotent: bool = False) -> Any:
+        if self.dies_forwarding and args[0] == "XDEL":
+            self.dies_forwarding, self.has_died_forwarding = False, True
+            raise ConnectionError("the node is gone, and the next one forwards")
+        return await self._client.call(*args, idempotent=idempotent)
 
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
@@ -283,22 +305,40 @@ class RedisHand(Hand):
 
 
 class RedisWorld:
-    def __init__(self, server: RedisServer, loop: Loop) -> None:
+    home = SOURCE
+
+    def __init__(self, server: RedisServer | RedisCluster, loop: Loop) -> None:
         server.flush()
         self.loop = loop
         self.address = Address.parse(server.url)
         self._publisher = Publisher(loop.client)
         self._runs = RedisRuns(loop.client)
         self._entities = RedisEntities(loop.client)
+        self._delayed = RedisDelayed(loop.client)
         self._keys = keys.SourceKeys.of(SOURCE)
         self._entries: dict[str, Sequence[bytes]] = {}
         self.numbers = itertools.count(1)
-        self._redis: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2, socket_timeout=None)
+
+        self.connect(server)
+
+    def connect(self, server: Any) -> None:
+        """Open a connection of the model's own: a look over that of the nodes, in another thread, takes longer."""
+        self._redis: Any = redis.Redis(unix_socket_path=str(server.socket_path), protocol=3, socket_timeout=None)
         self._redis.response_callbacks.clear()
+
+    def do(self, *command: Any) -> Any:
+        return self._redis.execute_command(*command)
+
+    def do_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the replies, with errors among them."""
+        pipeline = self._redis.pipeline(transaction=True)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return pipeline.execute(raise_on_error=False)
 
     def start(self) -> RedisHand:
         hand = self.loop.do(self._start)
-        self._redis.execute_command("SET", keys.lease(hand.owner), "here")
+        self.do("SET", keys.lease(hand.owner), "here")
         return hand
 
     async def _start(self) -> RedisHand:
@@ -319,7 +359,11 @@ class RedisWorld:
         hand.sink.space = room
         hand.client.loses = loses
         # A machine that stands still for a second loses no reply, unless the model says so.
-        with patch.object(reading, "_REPLIES_WITHIN", PATIENCE), patch.object(reclaiming, "_PATIENCE", PATIENCE):
+        with (
+            patch.object(reading, "_REPLIES_WITHIN", PATIENCE),
+            patch.object(reclaiming, "_PATIENCE", PATIENCE),
+            patch.object(survey, "_PATIENCE", PATIENCE),
+        ):
             if tends:
                 await reclaimer.maintain()
             if reads and hand.sink.credit() > 0:
@@ -331,7 +375,11 @@ class RedisWorld:
                         await reader._heal(error)
                         await reader._take(hand.sink.credit())
         hand.client.loses = False
+        await self.come_to_rest(hand)
         return self._offered(hand)
+
+    async def come_to_rest(self, hand: RedisHand) -> None:
+        """Wait for what the node does after a step, in the background."""
 
     def _offered(self, hand: RedisHand) -> list[Delivery]:
         offered, hand.sink.offered = hand.sink.offered, []
@@ -347,6 +395,7 @@ class RedisWorld:
         hand.sink.space = 1000
         with patch.object(reclaiming, "_PATIENCE", PATIENCE):
             await reclaimer.recover()
+        await self.come_to_rest(hand)
         return self._offered(hand)
 
     def settle(self, hand: Hand, endings: Sequence[Ending], *, loses: bool) -> list[bool]:
@@ -360,6 +409,7 @@ class RedisWorld:
             hand.node.settle(hand.subscription, delivery, settlement, published)
         await hand.node.wait_settled()
         hand.client.loses = False
+        await self.come_to_rest(hand)
         refused = [event.delivery for event in hand.events if isinstance(event, Fenced)]
         return [not any(one is delivery for one in refused) for delivery, _, _ in endings]
 
@@ -414,13 +464,13 @@ class RedisWorld:
         return None if in_flight.is_over else Pending(in_flight.incarnation, count)
 
     def end_lease(self, owner: str) -> str:
-        self._redis.execute_command("DEL", keys.lease(owner))
+        self.do("DEL", keys.lease(owner))
         return owner
 
     def succeed(self, hand: Hand) -> None:
         assert isinstance(hand, RedisHand)
         successor = f"{hand.owner[:24]}{int(hand.owner[24:], 16) + 1 & 0xFFFFFFFF:08x}"
-        self._redis.execute_command("SET", keys.lease(successor), "here")
+        self.do("SET", keys.lease(successor), "here")
         self.loop.do(self._lose, hand, successor)
         hand.owner = successor
 
@@ -428,14 +478,14 @@ class RedisWorld:
         hand.node._lease_lost(hand.owner, successor, "the model says so")
 
     def advance(self, seconds: float) -> None:
-        for member in self._redis.execute_command("ZRANGE", self._keys.delayed, 0, -1):
-            self._redis.execute_command("ZINCRBY", self._keys.delayed, -1000 * seconds, member)
+        for member in self.do("ZRANGE", self._keys.delayed, 0, -1):
+            self.do("ZINCRBY", self._keys.delayed, -1000 * seconds, member)
 
     def cancel(self, id: str) -> bool:
-        return bool(self.loop.do(self.loop.client.run_script, scripts.CANCEL, (SOURCE,), (self._keys.prefix, id)))
+        return self.loop.do(self._delayed.cancel, SOURCE, id)
 
     def deliver_again(self, id: str) -> None:
-        self._redis.execute_command("XADD", SOURCE, "*", *self._entries[id])
+        self.do("XADD", SOURCE, "*", *self._entries[id])
 
     def start_run(self, plan: Plan) -> bool:
         return self.loop.do(self._runs.start, plan)
@@ -454,8 +504,7 @@ class RedisWorld:
 
     def look(self) -> Sight:
         streams = [self._keys.at(level) for level in LEVELS]
-        pipeline = self._redis.pipeline(transaction=True)
-        for command in (
+        commands = (
             *(("XRANGE", stream, "-", "+") for stream in streams),
             *(("XPENDING", stream, GROUP, "-", "+", 10_000) for stream in streams),
             ("ZRANGE", self._keys.delayed, 0, -1, "WITHSCORES"),
@@ -463,9 +512,8 @@ class RedisWorld:
             ("XRANGE", self._keys.dead, "-", "+"),
             ("XRANGE", EFFECTS, "-", "+"),
             ("TIME",),
-        ):
-            pipeline.execute_command(*command)
-        *in_streams, delayed, waiting, dead, effects, now = pipeline.execute(raise_on_error=False)
+        )
+        *in_streams, delayed, waiting, dead, effects, now = self.do_all(commands)
         found: list[tuple[str, Place]] = []
         for entries, pending in zip(in_streams[: len(LEVELS)], in_streams[len(LEVELS) :], strict=True):
             ids = {entry: _named(fields)[b"id"].decode() for entry, fields in entries}
@@ -476,7 +524,7 @@ class RedisWorld:
             assert owners.keys() <= ids.keys(), "pending, but not in the stream"
             found += [(name, owners.get(entry, Ready())) for entry, name in ids.items()]
         milliseconds = int(now[0]) * 1000
-        for member, due in zip(delayed[::2], delayed[1::2], strict=True):
+        for member, due in delayed:
             name = member.decode().removesuffix(f"/{GROUP}")  # So a retry of this group is called.
             found.append((name, Delayed((float(due) - milliseconds) / 1000)))
         found += [(member.decode(), Behind()) for member in waiting]
@@ -485,6 +533,62 @@ class RedisWorld:
 
     def close(self) -> None:
         self._redis.close()
+
+
+class ClusterWorld(RedisWorld):
+    """Runs are decided, and what an ack publishes arrives, in other slots than that of the messages.
+
+    The node that leaves something to do in another slot forwards it, as always; the next step begins when it has. Where
+    the reply to a settlement is lost, what it has left is forwarded twice, as it is if a node dies in between.
+    """
+
+    home = "home"
+
+    def __init__(self, cluster: RedisCluster, loop: Loop) -> None:
+        super().__init__(cluster, loop)
+        self._cluster = cluster
+
+    def connect(self, server: Any) -> None:
+        """The client of the nodes knows where a key is."""
+
+    def do(self, *command: Any) -> Any:
+        return self.loop.do(self.loop.client.call, *command)
+
+    def do_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        return self.loop.do(self.loop.client.call_many, commands)
+
+    def close(self) -> None:
+        """Nothing is open for one example alone."""
+
+    async def come_to_rest(self, hand: RedisHand) -> None:
+        outbox = hand.node._settler.calls.outbox
+        assert outbox is not None
+        with trio.fail_after(PATIENCE):
+            await outbox.wait_forwarded()
+            for source in (SOURCE, self.home):
+                if await self.loop.client.call("XLEN", keys.outbox(source)):
+                    assert hand.client.has_died_forwarding, f"the node has not forwarded what it left at {source}"
+                    hand.client.has_died_forwarding = False
+                    outbox.forward_soon(source)
+                    await outbox.wait_forwarded()
+
+    async def _settle(self, hand: RedisHand, endings: Sequence[Ending], loses: bool) -> list[bool]:
+        hand.client.dies_forwarding, hand.client.has_died_forwarding = loses, False
+        try:
+            return await super()._settle(hand, endings, loses)
+        finally:
+            hand.client.dies_forwarding = False
+
+    def move(self) -> None:
+        """Move the slot of the messages to the next primary. No client is told."""
+        primaries = self._cluster.primaries
+        number = primaries.index(self._cluster.owner(SOURCE))
+        self._cluster.move(SOURCE, primaries[(number + 1) % len(primaries)])
+
+    def look(self) -> Sight:
+        for source in (SOURCE, self.home):
+            assert not self.do("XLEN", keys.outbox(source)), f"something is left in the outbox of {source}"
+        return super().look()
 
 
 def _named(fields: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -510,6 +614,8 @@ _COPY = "insert into entries (id, source, type, data, headers, born, addressee) 
 
 
 class EmbeddedWorld:
+    home = SOURCE
+
     def __init__(self) -> None:
         self._connection = connect(parse("sqlite://"))
         self._store = Store(self._connection)

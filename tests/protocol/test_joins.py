@@ -36,11 +36,15 @@ from actorwork.policy.runs.values import End, Failures, Gather, Need, Plan, Step
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import scripts
 from actorwork.streams.transport.commands import Script
+from actorwork.streams.transport.slots import key_slot
+from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.testing.redis_server import RedisServer
+from tests.forms import forms
 
 from .models import (
     MAX_CRASHES,
     SOURCE,
+    ClusterWorld,
     Delayed,
     EmbeddedWorld,
     Hand,
@@ -51,9 +55,20 @@ from .models import (
     RunSight,
     World,
 )
-from .test_protocol import ENDINGS, FAILURE, ProtocolMachine, check_machine, check_mutant, few, loop, rarely, some
+from .test_protocol import (
+    ENDINGS,
+    FAILURE,
+    ProtocolMachine,
+    check_machine,
+    check_mutant,
+    cluster_loop,
+    few,
+    loop,
+    rarely,
+    some,
+)
 
-__all__ = ["loop"]
+__all__ = ["cluster_loop", "loop"]
 
 EXPIRED = Failure("Expired", "as the model says")
 Needs: TypeAlias = "tuple[tuple[int, Wants], ...]"
@@ -81,7 +96,7 @@ def shapes(draw: st.DrawFn) -> Shape:
     return Shape(steps, needs(len(steps), 1), draw(st.booleans()))
 
 
-def plan_of(shape: Shape, run: str) -> Plan:
+def plan_of(shape: Shape, run: str, home: str) -> Plan:
     def gathered(needs: Needs) -> Gather:
         return Gather(0, tuple(Need(*need) for need in needs))
 
@@ -90,7 +105,7 @@ def plan_of(shape: Shape, run: str) -> Plan:
 
     return Plan(
         id=run,
-        home=SOURCE,
+        home=home,
         steps=tuple(message(f"step {number}", gathered(needs)) for number, needs in enumerate(shape.steps)),
         result=(gathered(shape.result),),
         on_error=message("error", Failures()) if shape.tells_errors else None,
@@ -207,8 +222,8 @@ class JoinMachine(ProtocolMachine):
     def start_run(self, shape: Shape) -> None:
         run = Run(f"run-{len(self.runs)}", shape)
         self.runs[run.name] = run
-        assert self.world.start_run(plan_of(shape, run.name))
-        assert not self.world.start_run(plan_of(shape, run.name))
+        assert self.world.start_run(plan_of(shape, run.name, self.world.home))
+        assert not self.world.start_run(plan_of(shape, run.name, self.world.home))
         self.follow(run)
 
     @precondition(lambda self: self.runs)
@@ -407,6 +422,15 @@ def test_the_embedded_broker_joins_as_the_model_does(examples: int) -> None:
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_redis_joins_as_the_model_does(redis_server: RedisServer, loop: Loop, examples: int) -> None:
     check_machine(machine_of(lambda: RedisWorld(redis_server, loop)), examples=examples)
+
+
+@pytest.mark.parametrize("examples", forms(3, more=[12]))
+def test_a_cluster_joins_from_slot_to_slot_as_the_model_does(
+    redis_cluster: RedisCluster, cluster_loop: Loop, examples: int
+) -> None:
+    """The home of the runs is in another slot than their messages."""
+    assert key_slot(ClusterWorld.home) != key_slot(SOURCE)
+    check_machine(machine_of(lambda: ClusterWorld(redis_cluster, cluster_loop)), examples=examples)
 
 
 # ------------------------------------------------------------------------------------- a model that can fail, and does

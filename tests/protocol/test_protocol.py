@@ -44,7 +44,9 @@ from actorwork.policy.crashes import alone_from, limit_of
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.streams import scripts
 from actorwork.streams.transport.commands import Script
+from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.testing.redis_server import RedisServer
+from tests.forms import forms
 
 from .models import (
     EFFECTS,
@@ -52,6 +54,7 @@ from .models import (
     RELEASED,
     SOURCE,
     Behind,
+    ClusterWorld,
     Dead,
     Delayed,
     EmbeddedWorld,
@@ -510,6 +513,15 @@ def loop(redis_server: RedisServer, redis_url: str) -> Generator[Loop]:
         loop.close()
 
 
+@pytest.fixture
+def cluster_loop(redis_cluster: RedisCluster) -> Generator[Loop]:
+    loop = Loop(redis_cluster.url)
+    try:
+        yield loop
+    finally:
+        loop.close()
+
+
 EXAMPLES = [20, pytest.param(500, marks=pytest.mark.long)]
 
 
@@ -521,6 +533,33 @@ def test_the_embedded_broker_keeps_to_the_protocol(examples: int):
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_redis_keeps_to_the_protocol(redis_server: RedisServer, loop: Loop, examples: int):
     check(lambda: RedisWorld(redis_server, loop), examples=examples)
+
+
+class MovingMachine(ProtocolMachine):
+    """The protocol at a cluster whose slots move."""
+
+    world: ClusterWorld
+
+    @rule(is_so=rarely)
+    def move(self, is_so: bool) -> None:
+        """A slot moves with all that is in it. The nodes learn it from the answer to what they send next."""
+        if is_so:
+            self.world.move()
+
+
+def moving(cluster: RedisCluster, loop: Loop) -> type[MovingMachine]:
+    class Machine(MovingMachine):
+        def open_world(self) -> World:
+            return ClusterWorld(cluster, loop)
+
+    return Machine
+
+
+@pytest.mark.parametrize("examples", forms(4, more=[20]))
+def test_a_cluster_keeps_to_the_protocol_while_slots_move(
+    redis_cluster: RedisCluster, cluster_loop: Loop, examples: int
+):
+    check_machine(moving(redis_cluster, cluster_loop), examples=examples)
 
 
 # ------------------------------------------------------------------------------------- a model that can fail, and does
@@ -554,6 +593,34 @@ def test_the_model_sees_what_is_wrong_with_a_script(
     assert script.source.count(right) == 1, f"the script {name} does not say {right!r} any more"
     monkeypatch.setattr(scripts, name, Script(script.name, script.source.replace(right, wrong)))
     check_mutant(machine_of(lambda: RedisWorld(redis_server, loop), has_keys="key" in mutant))
+
+
+FORWARDED = {
+    "what is forwarded twice is kept twice": (
+        "local function set_mark(mark, offset, touched)\n",
+        "local function set_mark(mark, offset, touched)\n  do return true end\n",
+    ),
+    "what goes to another slot goes nowhere": ("if not forwarded.is_done(from, entry) then", "if false then"),
+}
+
+
+@pytest.mark.parametrize("mutant", FORWARDED)
+def test_the_model_sees_what_is_wrong_between_two_slots(
+    redis_cluster: RedisCluster, cluster_loop: Loop, monkeypatch: pytest.MonkeyPatch, mutant: str
+):
+    right, wrong = FORWARDED[mutant]
+    assert scripts.FORWARD.source.count(right) == 1, f"the script does not say {right!r} any more"
+    monkeypatch.setattr(scripts, "FORWARD", Script("forward", scripts.FORWARD.source.replace(right, wrong)))
+    model = moving(redis_cluster, cluster_loop)()
+    model.begin()
+    try:
+        model.send(count=1, minutes=0, is_numbered=True, key=None, priority=Priority.NORMAL)
+        model.fetch(0, 1, tends=True, reads=True, loses=False)
+        model.settle(0, [0], ["effect"], loses=True, forgets=True)
+        with pytest.raises(AssertionError):
+            model.everything_is_where_it_should_be()
+    finally:
+        model.world.close()
 
 
 def disown_by_entry_alone(store: Any, token: Any) -> bool:

@@ -35,12 +35,27 @@ from actorwork.streams.entities import RedisEntities
 from actorwork.streams.in_flight import Item
 from actorwork.streams.settle_calls import SettleCalls
 from actorwork.streams.transport.commands import Script
+from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.testing.redis_server import RedisServer
+from tests.forms import forms
 
-from .models import EFFECTS, GROUP, RELEASED, SOURCE, EmbeddedWorld, Ending, Hand, Loop, Pending, Ready, RedisWorld
-from .test_protocol import ProtocolMachine, check_machine, check_mutant, few, loop, rarely, some
+from .models import (
+    EFFECTS,
+    GROUP,
+    RELEASED,
+    SOURCE,
+    ClusterWorld,
+    EmbeddedWorld,
+    Ending,
+    Hand,
+    Loop,
+    Pending,
+    Ready,
+    RedisWorld,
+)
+from .test_protocol import ProtocolMachine, check_machine, check_mutant, cluster_loop, few, loop, rarely, some
 
-__all__ = ["loop"]  # A fixture.
+__all__ = ["cluster_loop", "loop"]  # Fixtures.
 
 KEYS = ("a", "b")
 MOST_SENT = 24
@@ -255,6 +270,13 @@ def test_the_embedded_broker_commits_states_as_the_model_does(examples: int) -> 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_redis_commits_states_as_the_model_does(redis_server: RedisServer, loop: Loop, examples: int) -> None:
     check_machine(machine_of(lambda: RedisWorld(redis_server, loop)), examples=examples)
+
+
+@pytest.mark.parametrize("examples", forms(2, more=[12]))
+def test_a_cluster_commits_states_as_the_model_does(
+    redis_cluster: RedisCluster, cluster_loop: Loop, examples: int
+) -> None:
+    check_machine(machine_of(lambda: ClusterWorld(redis_cluster, cluster_loop)), examples=examples)
 
 
 def test_a_node_that_releases_a_delivery_twice_still_knows_what_it_has_in_flight(
