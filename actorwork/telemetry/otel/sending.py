@@ -1,7 +1,7 @@
 """The spans of what is sent, and their contexts in the headers of the messages.
 
     send     a call of a client that sends, one message or many, until the broker (or the spool) has them
-    create   a message that an actor publishes: it is sent later, with the settlement of the message in hand
+    create   a message that an actor publishes: it is sent later, with the settlement of the message that it handles
 
 The context of the span `create`, or else that of `send`, is in the message, and that span is of the kind PRODUCER. A
 `send` whose messages have contexts already, as they always keep them, is of the kind CLIENT, with a link to each. An
