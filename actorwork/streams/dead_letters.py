@@ -47,7 +47,7 @@ class RedisDeadLetters(DeadLetters):
                 return await self._of(source, limit, after)
             letters: list[DeadLetter] = []
             for name in await self.sources():
-                letters += await self._of(name, limit - len(letters))
+                letters += await self.list(name, limit=limit - len(letters))
                 if len(letters) >= limit:
                     break
             return letters

@@ -26,17 +26,19 @@ class RedisDelayed(DelayedMessages):
 
     async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
         """Without a source this scans all keys of the server, a thousand at a time."""
-        found: list[Delayed] = []
         with cannot("list what is held back"):
-            for name in [source] if source is not None else await self.sources():
+            if source is not None:
+                of = keys.SourceKeys.of(source)
+                rows = await self._client.run_script(
+                    scripts.LIST_DELAYED, (of.delayed, of.delayed_messages), (limit,), idempotent=True
+                )
+                return [delayed_from(source, due, fields) for due, fields in rows]
+            found: list[Delayed] = []
+            for name in await self.sources():
+                found += await self.list(name, limit=limit - len(found))
                 if len(found) >= limit:
                     break
-                of = keys.SourceKeys.of(name)
-                rows = await self._client.run_script(
-                    scripts.LIST_DELAYED, (of.delayed, of.delayed_messages), (limit - len(found),), idempotent=True
-                )
-                found += [delayed_from(name, due, fields) for due, fields in rows]
-        return found
+            return found
 
     async def cancel(self, source: str, message_id: str) -> bool:
         """Cancelled or failed: it may have been dropped. After a lost reply it is sent again, and returns False

@@ -18,7 +18,7 @@ from actorwork.shown import Shown
 from actorwork.streams.reader import Reader
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.shards import Layouts
-from actorwork.streams.source_set import SOURCES, SourceSet
+from actorwork.streams.source_set import SOURCES, SharedRoom, SourceSet
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
 
@@ -46,7 +46,7 @@ class Part(Shown):
 class Intake:
     """The parts of one node.
 
-    `make(subscription, sources, shares)` makes one of them; `shares` of them read for the subscription.
+    `make(subscription, sources, room)` makes one of them; those of one subscription share the room of its sink.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Intake:
         client: RedisClient,
         layouts: Layouts,
         subscriptions: Sequence[Subscription],
-        make: Callable[[Subscription, Sequence[str], int], Part],
+        make: Callable[[Subscription, Sequence[str], SharedRoom], Part],
     ) -> None:
         self._client = client
         self._layouts = layouts
@@ -62,10 +62,12 @@ class Intake:
         self._paused: dict[Subscription, Collection[str]] = {}
         self._replacing = trio.Lock()
         self._tasks: trio.Nursery | None = None
+        self._rooms = {subscription: SharedRoom() for subscription in subscriptions}
         self.parts: list[Part] = []
         for subscription in subscriptions:
             groups = self._groups(subscription)
-            self.parts += [make(subscription, names, self._shares(len(groups))) for names in groups]
+            room = self._room(subscription, len(groups))
+            self.parts += [make(subscription, names, room) for names in groups]
 
     def __repr__(self) -> str:
         return f"<Intake of {len(self.parts)} source sets>"
@@ -102,9 +104,10 @@ class Intake:
                 return not before  # Another reader may have been here first.
             have = {name for one in self.of(subscription) for name in one.names}
             groups = [names for names in self._groups(subscription) if not have.issuperset(names)]
+            room = self._room(subscription, len(self._groups(subscription)))
             new: list[Part] = []
             for names in groups:
-                part = self._make(subscription, [name for name in names if name not in have], self._shares(len(groups)))
+                part = self._make(subscription, [name for name in names if name not in have], room)
                 part.source_set.pause_sources(self._paused.get(subscription, ()))
                 try:
                     await part.source_set.make_groups(are_restored=False)
@@ -136,5 +139,7 @@ class Intake:
                 divided += self._client.at_one_place(names, SOURCES)
         return [*self._client.at_one_place(whole, SOURCES), *divided]
 
-    def _shares(self, readers: int) -> int:
-        return readers if self._client.is_of_cluster else 1
+    def _room(self, subscription: Subscription, readers: int) -> SharedRoom:
+        room = self._rooms[subscription]
+        room.readers = readers if self._client.is_of_cluster else 1
+        return room

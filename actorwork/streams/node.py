@@ -38,7 +38,7 @@ from actorwork.streams.reader import Reader
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.settler import Settler
 from actorwork.streams.shards import Layouts
-from actorwork.streams.source_set import SourceSet
+from actorwork.streams.source_set import SharedRoom, SourceSet
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
@@ -105,7 +105,7 @@ class RedisNode(Node):
     def __repr__(self) -> str:
         return f"<RedisNode {self._incarnation} for {len(self._subscriptions)} actors>"
 
-    def _new_part(self, subscription: Subscription, sources: Sequence[str], shares: int) -> Part:
+    def _new_part(self, subscription: Subscription, sources: Sequence[str], room: SharedRoom) -> Part:
         source_set = SourceSet(
             subscription,
             sources,
@@ -118,7 +118,7 @@ class RedisNode(Node):
         if subscription.states_known is not None and len(sources) == 1:
             from actorwork.streams.run_ahead import RunAhead  # noqa: PLC0415 - most nodes have no entities
 
-            ahead = self._settler.ahead[subscription, sources[0]] = RunAhead(source_set, shares)
+            ahead = self._settler.ahead[subscription, sources[0]] = RunAhead(source_set, room)
             ahead.is_allowed = self._is_intake_begun
         survey: Survey | None = None
         if (outbox := self._settler.calls.outbox) is not None:
@@ -138,7 +138,7 @@ class RedisNode(Node):
             reclaimer,
             on_no_connection=self._no_connection,
             on_no_stream=partial(self._replace, subscription, source_set),
-            shares=shares,
+            room=room,
         )
         source_set.interrupt_reader = reader.interrupt
         self._isolation.add(source_set)

@@ -6,7 +6,8 @@
 - A reply becomes deliveries in the sink without a checkpoint in between, also while the read is being cancelled: there
   is no moment at which a message can be lost.
 - COUNT is the room divided by the number of sources, so a busy source cannot take the room of the others. With less
-  room than sources, a script reads as much as there is room for, and each read begins with another source.
+  room than sources, a script reads as much as there is room for, and each read begins with another source. On a
+  cluster, where sources of other slots have readers of their own, busy ones take the room in turn (`SharedRoom`).
 - Priorities have streams of their own, which are read once they have been used; until then they cost nothing. From then
   on a script reads first, the most urgent level first, as much as there is room for. So that no level starves, an
   eighth of the room goes to each level that has messages waiting; with room for less than eight, another level begins
@@ -36,7 +37,7 @@ from actorwork.streams import scripts
 from actorwork.streams.in_flight import InFlightEntries
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.settler import OTHERS_AT_ONCE
-from actorwork.streams.source_set import SourceSet
+from actorwork.streams.source_set import SharedRoom, SourceSet
 from actorwork.streams.transport.client import NoFurtherConnection, RedisClient
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import (
@@ -54,6 +55,8 @@ _BLOCK: Final = 5.0
 _MOST: Final = 1000
 _MOST_BEHIND: Final = 2 * OTHERS_AT_ONCE
 """How many settlements may wait for the server while more is read, and how much is read then."""
+_FEW: Final = 64
+"""In a room for fewer a reader always asks for its share: turns end with a read that finds nothing."""
 _REPLIES_WITHIN: Final = 1.0
 """Seconds that a read which is cancelled, or whose server is silent, is waited for."""
 _GROUP_PAUSES: Final = (0.0, 0.05, 0.2, 1.0)
@@ -80,7 +83,7 @@ class Reader:
         *,
         on_no_connection: Callable[[SourceSet, Exception], None],
         on_no_stream: Callable[[], Awaitable[bool]],
-        shares: int = 1,
+        room: SharedRoom,
     ) -> None:
         self._client = client
         self._on_no_stream = on_no_stream
@@ -90,12 +93,19 @@ class Reader:
         self._key = sources.names[0]
         """Its slot is that of all of them."""
         self._reclaimer = reclaimer
-        self._shares = shares
-        """How many readers, each of a slot of a cluster, share the room of the sink."""
+        self._room = room
+        self._turn = 0
+        self._count = 0
+        """How many entries of each stream are asked for."""
+        self._is_full = False
+        """A stream had as many."""
+        self._has_left = False
+        """The last read found as many entries as it asked for, in a room for many."""
+        self._waiting: trio.CancelScope | None = None
+        """Of the wait for the turn to take all the room."""
         self._exclusive: Exclusive | None = None
         self._is_sharing = False
         """It had to read over the shared connection last."""
-        self._turn = 0
         self._first_level = _FirstLevel()
         self._reading: Mapping[bytes, InFlightEntries] = {}
         self._restored = 0
@@ -108,6 +118,8 @@ class Reader:
         """End the read in progress, so that a change of the source set takes effect."""
         if self._exclusive is not None:
             self._exclusive.interrupt()
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     async def run(self) -> NoReturn:
         while True:
@@ -177,9 +189,15 @@ class Reader:
         """Wait for room, and read; return whether to read again at once."""
         sources = self._sources
         sink = sources.sink
-        backlog = sources.backlog()
-        if backlog > _MOST_BEHIND:
+        if sources.backlog() > _MOST_BEHIND:
             await sources.wait_settled()
+            return True
+        if self._has_left and exclusive is not None and sources.streams and not sources.urgent:
+            if (turn := await self._wait_turn()) is not None:
+                try:
+                    await self._read_into_room(exclusive, takes_all=True)
+                finally:
+                    turn.set()
             return True
         if not sources.streams or sink.credit() <= 0:
             if sources.urgent and not sources.isolation.is_closed and (room := sink.credit(urgent=True)) > 0:
@@ -188,6 +206,21 @@ class Reader:
                 await self._read_urgent(exclusive, room)
                 return True
             await sources.wait_room()
+        return await self._read_into_room(exclusive)
+
+    async def _wait_turn(self) -> trio.Event | None:
+        """Wait until this reader may take all the room; return what it sets when it has, None if it was interrupted."""
+        with trio.CancelScope() as scope:
+            self._waiting = scope
+            try:
+                return await self._room.wait_turn(self._sources)
+            finally:
+                self._waiting = None
+        return None
+
+    async def _read_into_room(self, exclusive: Exclusive | None, *, takes_all: bool = False) -> bool:
+        """Read what comes first into the room there is; return whether to read again at once."""
+        sources = self._sources
         if sources.must_recover:
             await self._reclaimer.recover()
         if sources.isolation.is_closed:
@@ -197,9 +230,11 @@ class Reader:
             # them, even if the sink has room for both by now. Otherwise order within a source would be lost.
             await self._reclaimer.maintain()
             return True
-        room = min(sink.credit(), _MOST_BEHIND) if backlog else sink.credit()
-        if self._shares > 1 and room > 0:
-            room = max(1, room // self._shares)
+        credit = room = sources.sink.credit()
+        if sources.backlog():
+            room = min(room, _MOST_BEHIND)
+        if not takes_all:
+            room = self._room.share(room)
         if room <= 0 or not sources.streams:
             await trio.lowlevel.checkpoint()
             return True
@@ -211,25 +246,29 @@ class Reader:
             return True
         if sources.isolation.is_closed:
             return True
-        await self._read(exclusive, streams, room)
+        self._has_left = False
+        await self._read(exclusive, streams, room, waits=not takes_all)
+        self._has_left = self._is_full and self._room.readers > 1 and credit >= _FEW
         # Let handlers run before the next read, whose system call they would wait for. Two turns, because
         # within one turn Trio's order is random: after the second, every woken handler has had its turn.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         return True
 
-    async def _read(self, exclusive: Exclusive, streams: Sequence[str], room: int) -> None:
+    async def _read(self, exclusive: Exclusive, streams: Sequence[str], room: int, *, waits: bool = True) -> None:
+        """Read entries of each stream up to its part of the room; unless it `waits`, those that are there."""
         sources = self._sources
         self._reading = sources.by_stream
+        self._is_full = False
+        self._count = min(_MOST, max(1, room // len(streams)))
         await exclusive.read(
             "XREADGROUP",
             "GROUP",
             sources.group,
             sources.incarnation,
             "COUNT",
-            min(_MOST, max(1, room // len(streams))),
-            "BLOCK",
-            round(_BLOCK * 1000),
+            self._count,
+            *(("BLOCK", round(_BLOCK * 1000)) if waits else ()),
             "STREAMS",
             *streams,
             *((">",) * len(streams)),
@@ -263,6 +302,7 @@ class Reader:
                 # If the lease of the name it was read under is lost, another node finds the entry pending there.
                 if not in_flight.is_over:
                     self._sources.offer(in_flight, found)
+                    self._is_full = self._is_full or len(found) >= self._count
         except InvalidResponse as error:
             raise ConnectionError(f"{error}: this connection cannot be trusted") from error
 

@@ -23,18 +23,18 @@ import trio
 
 from actorwork.events import BrokerTrouble
 from actorwork.streams.in_flight import InFlightEntries
-from actorwork.streams.source_set import SourceSet
+from actorwork.streams.source_set import SharedRoom, SourceSet
 from actorwork.streams.transport.redis_py import InvalidResponse
 
 _FEW: Final = 16
 
 
 class RunAhead:
-    """What settlements bring to the source set of an entity, one of `shares` that share the room of the sink."""
+    """What settlements bring to the source set of an entity, which has a share of the room of the sink."""
 
-    def __init__(self, sources: SourceSet, shares: int) -> None:
+    def __init__(self, sources: SourceSet, room: SharedRoom) -> None:
         self._sources = sources
-        self._shares = shares
+        self._room = room
         self.is_allowed = False
         """Whether the reader has begun and not ended."""
         self._asked = 0
@@ -58,7 +58,7 @@ class RunAhead:
         if len(sources.by_stream) > 1 or not sources.streams:
             return 0
         room = sources.sink.credit() - self._asked
-        asked = min(most, max(1, room // self._shares)) if room > 0 else 0
+        asked = min(most, self._room.share(room)) if room > 0 else 0
         if asked:
             self._asked += asked
             sources.isolation.begin_reading()

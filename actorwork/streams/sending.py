@@ -307,26 +307,18 @@ class RedisSending:
 
     async def backlog(self, source: str, group: str | None = None) -> int:
         """Return how many are in the streams or wait for their key; delayed messages do not count."""
-        counts: list[int] = []
-        for name in await self.layouts.names_now(source):
-            of = keys.SourceKeys.of(name)
-            with cannot(f"count the backlog of {source!r}"):
-                streams = [of.at(level) for level in Priority]
-                args = (of.prefix, group or "")
-                counts.append(await self._commands.run_script(scripts.BACKLOG, streams, args, idempotent=True))
+        shards = [keys.SourceKeys.of(name) for name in await self.layouts.names_now(source)]
+        calls = [([of.at(level) for level in Priority], (of.prefix, group or "")) for of in shards]
+        with cannot(f"count the backlog of {source!r}"):
+            counts: list[int] = await self._commands.run_script_on_each(scripts.BACKLOG, calls)
         return sum(counts)
 
     async def oldest(self, source: str, group: str | None = None) -> float | None:
-        ages: list[int] = []
-        for name in await self.layouts.names_now(source):
-            of = keys.SourceKeys.of(name)
-            with cannot(f"look at the oldest message of {source!r}"):
-                age: int | None = await self._commands.run_script(
-                    scripts.OLDEST, [of.at(level) for level in Priority], (group or "",), idempotent=True
-                )
-            if age is not None:
-                ages.append(age)
-        return max(ages) / 1000 if ages else None
+        shards = [keys.SourceKeys.of(name) for name in await self.layouts.names_now(source)]
+        calls = [([of.at(level) for level in Priority], (group or "",)) for of in shards]
+        with cannot(f"look at the oldest message of {source!r}"):
+            ages: list[int | None] = await self._commands.run_script_on_each(scripts.OLDEST, calls)
+        return max((age / 1000 for age in ages if age is not None), default=None)
 
     async def diagnose(self) -> Sequence[Finding]:
         return await diagnosis.look(self._commands, self._address)

@@ -28,6 +28,40 @@ from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import ResponseError, checked
 
 SOURCES: Final = 64
+_PATIENCE: Final = 0.1
+"""Seconds for which a reader waits for the read of another one, whose server may not answer."""
+
+
+class SharedRoom:
+    """The room of a sink, which the readers of a subscription share: on a cluster, one of each slot.
+
+    A reader asks for its share, so all of them together ask for no more than there is room for. One that has left
+    messages behind knows that it will find as many as it asks for, so it takes all the room instead, in turn: the
+    servers get fewer and larger commands, and so do those that settle. Whoever has read waits for all that wait now.
+    """
+
+    def __init__(self) -> None:
+        self.readers = 1
+        self._turn = trio.Lock()  # It is fair.
+        self._is_over = trio.Event()
+        self._is_over.set()
+
+    def __repr__(self) -> str:
+        return f"<SharedRoom of {self.readers} readers>"
+
+    def share(self, room: int) -> int:
+        return max(1, room // self.readers) if room > 0 else room
+
+    async def wait_turn(self, sources: SourceSet) -> trio.Event:
+        """Wait until this reader may take all the room, of which there is some then; it sets the event when it has."""
+        async with self._turn:
+            with trio.move_on_after(_PATIENCE):
+                await self._is_over.wait()
+            self._is_over.set()  # Whoever is next need not have patience with the same read.
+            while sources.sink.credit() <= 0:
+                await sources.wait_room()
+            self._is_over = trio.Event()
+            return self._is_over
 
 
 class SourceSet:

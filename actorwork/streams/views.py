@@ -39,12 +39,7 @@ class LettersOfShards(RedisDeadLetters):
         self, source: str | None = None, *, limit: int = 100, after: str | None = None
     ) -> Sequence[DeadLetter]:
         if source is None:
-            letters: list[DeadLetter] = []
-            for name in await self.sources():
-                letters += await self.list(name, limit=limit - len(letters))
-                if len(letters) >= limit:
-                    break
-            return letters
+            return await super().list(limit=limit)  # It asks this one for each source.
         names = await self._layouts.names_now(source)
         if names == (source,):
             return await super().list(source, limit=limit, after=after)
@@ -118,16 +113,12 @@ class DelayedOfShards(RedisDelayed):
         self._layouts = layouts
 
     async def list(self, source: str | None = None, *, limit: int = 100) -> Sequence[Delayed]:
-        found: list[Delayed] = []
         if source is None:
-            for name in await self.sources():
-                found += await self.list(name, limit=limit - len(found))
-                if len(found) >= limit:
-                    break
-            return found
+            return await super().list(limit=limit)  # It asks this one for each source.
         names = await self._layouts.names_now(source)
         if names == (source,):
             return await super().list(source, limit=limit)
+        found: list[Delayed] = []
         for name in names:
             found += [attrs.evolve(one, source=source) for one in await super().list(name, limit=limit)]
         return sorted(found, key=lambda one: one.due)[:limit]

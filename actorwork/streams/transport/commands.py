@@ -102,6 +102,10 @@ class Commands(Protocol):
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
     ) -> Any: ...
 
+    async def run_script_on_each(
+        self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]
+    ) -> list[Any]: ...
+
 
 class Subscriptions(Protocol):
     """Subscribes the connection of the commands to channels, again after each reconnect."""
@@ -183,6 +187,19 @@ class CommonCommands(ABC):
             if isinstance(answer, Exception):
                 raise answer
         return reply
+
+    async def run_script_on_each(
+        self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]
+    ) -> list[Any]:
+        """Run an idempotent script for several keys and arguments, in one write to each server; return the replies."""
+        sent = [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
+        replies = await self.call_many(sent, idempotent=True)
+        for which, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                replies[which] = await self.run_script(script, *calls[which], idempotent=True)
+            elif isinstance(reply, Exception):
+                raise reply
+        return replies
 
     def _missed(self, script: Script) -> None:  # noqa: B027 - most clients have nothing to note
         """Note that the server did not know a script; a client that loads scripts with each connection adds it."""
