@@ -33,6 +33,8 @@ SMALL: Final = 11.0
 MOST_CHILDREN: Final = 8
 """Children of one part that are drawn each by itself; of more, those in which all is well are drawn as one."""
 MOST_BOXES: Final = 80
+FITTED: Final = (960.0, 1250.0)
+"""Between these widths a drawing is scaled down to its window, to the first at most (style.css)."""
 
 _KINDS: Final = {
     "running": "good",
@@ -96,9 +98,10 @@ def tree_svg(root: PartReport, now: float, name: str) -> str:
     boxes = list(top.walk())
     wide = max(box.x for box in boxes) + WIDTH + MARGIN
     tall = bottom - GAP + MARGIN
+    fitted = " fitted" if FITTED[0] < wide <= FITTED[1] else ""
     parts = [
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="parts" role="img" width="{number(wide)}"'
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="parts{fitted}" role="img" width="{number(wide)}"'
             f' height="{number(tall)}" viewBox="0 0 {number(wide)} {number(tall)}">'
         ),
         f"<title>{text(_summary(root, name))}</title>",

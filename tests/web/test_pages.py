@@ -14,6 +14,7 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
 from actorwork.message import Envelope, TriggerDefinition, Unique
 from actorwork.policy.minutes import ALL, MinuteCounts
+from actorwork.policy.reports import NodeReport, PartReport, written
 from actorwork.policy.runs.values import Plan, StepPlan
 from actorwork.runtime.system import System, open_system
 from actorwork.settings import Settings, default_source, identity
@@ -481,6 +482,38 @@ async def test_a_message_is_sent():
         assert "did you mean" in (await guest.do("/messages/send", 404, actor="tilt", payload="1"))["error"]
         await guest.do("/messages/send", 400, actor="till", source="orders", payload="1")
         await guest.do("/messages/send", 400, actor="till", payload="no json")
+
+
+async def test_the_trees_of_many_programs_are_shown_a_page_after_another():
+    async with visit() as guest:
+        now, _ = await guest.broker.reports.nodes()
+        for number in range(45):
+            children = tuple(PartReport(title=f"actor {actor}") for actor in range(10))
+            root = PartReport(title="root", kind="one_for_one", children=children)
+            report = NodeReport(
+                name=f"host{number}:1",
+                host=f"host{number}",
+                pid=1,
+                version="1",
+                started=now,
+                at=now,
+                lease=10,
+                tree=root,
+            )
+            await guest.broker.reports.write(f"{number:032x}", written(report), now=now, ttl=600)
+        names: list[str] = []
+        facts: dict[str, Any] = {}
+        first, page = 1, ""
+        while first is not None:
+            facts = await guest.json("/actors", first=str(first))
+            names += [program["name"] for program in facts["programs"]]
+            assert len(facts["programs"]) <= 20
+            page = await guest.page(f"/actors?first={first}")
+            first = facts["next"]
+            assert (f"/actors?first={first}" in page) is (first is not None)
+        assert len(names) == len({*names}) == facts["programs_total"] == 45
+        assert len(page) < 100_000
+        assert "none of them is here" in await guest.page("/actors?first=1000")
 
 
 async def test_a_message_may_have_a_key_and_a_delay_and_a_page_has_the_form():

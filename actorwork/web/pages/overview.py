@@ -19,7 +19,7 @@ from actorwork.web.trees import tree_svg
 
 MOST: Final = 3000
 """Sources and actors on a page, at most."""
-SHOWN: Final = 300
+SHOWN: Final = 200
 """Rows that a page shows unless it asks for more: a page that follows is sent again each second."""
 NODES: Final = 100
 """Nodes on a page."""
@@ -27,6 +27,8 @@ MOST_PURGED: Final = 100_000
 """Messages that one action drops."""
 PARTS: Final = 600
 """Parts of a tree on a page."""
+PROGRAMS: Final = 20
+"""Programs on a page, with their trees."""
 DRAWN: Final = 4
 """Trees that are drawn on a page; those of others are lists."""
 
@@ -113,13 +115,14 @@ async def view_node(sight: Sight) -> dict[str, Any]:
 
 
 async def view_actors(sight: Sight) -> dict[str, Any]:
-    """Show the trees of all programs, each actor with its state, its mailbox, and what it handles."""
+    """Show the trees of programs, a page of them after another, and each actor on all nodes."""
     limit = sight.number("limit", SHOWN, most=MOST)
+    first = sight.number("first", 1, most=1_000_000)
     inspection = inspection_of(sight)
     trees = await inspection.tree()
     programs: list[dict[str, Any]] = []
     left = PARTS
-    for tree in trees:
+    for tree in trees[first - 1 : first - 1 + PROGRAMS]:
         rows = list(_rows(tree.root, tree.node))
         if left > 0:
             graph = tree_svg(tree.root, tree.as_of, tree.name) if len(programs) < DRAWN else ""
@@ -132,6 +135,8 @@ async def view_actors(sight: Sight) -> dict[str, Any]:
     return {
         "programs": programs,
         "programs_total": len(trees),
+        "first": first,
+        "next": first + PROGRAMS if len(trees) >= first + PROGRAMS else None,
         "is_cut": left < 0,
         "most_parts": PARTS,
         "limit": limit,
