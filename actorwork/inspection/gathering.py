@@ -62,6 +62,7 @@ class Gathered:
                     part=part,
                     blocked_for=blocked,
                     process=node.report.process,
+                    pauses=node.report.pauses,
                 )
                 found.by_title.setdefault(part.title, []).append(place)
                 for source in part.sources:

@@ -90,6 +90,8 @@ class Place(Value):
     blocked_for: float = 0.0
     process: str = ""
     """The title of the process that the node runs, if it runs one."""
+    pauses: tuple[str, ...] = ()
+    """What the node obeys, as it reports it: also what its own configuration pauses."""
 
     @property
     def is_alive(self) -> bool:
@@ -98,6 +100,10 @@ class Place(Value):
     def reads(self, source: str) -> bool:
         """Whether the actor reads a source there."""
         return source in self.part.sources
+
+    def has_paused(self, source: str) -> bool:
+        """Whether the node starts no message of a source."""
+        return str(Pause("source", source)) in self.pauses
 
 
 def of_source(counts: Counts, pauses: Iterable[Pause], places: Sequence[Place], *, is_whole: bool = True) -> Reason:
@@ -115,7 +121,8 @@ def of_source(counts: Counts, pauses: Iterable[Pause], places: Sequence[Place], 
         return _paused(of_actors[0])
     if not counts.backlog:
         return _nothing(counts)
-    return _of_places(places, f"{_many(counts.backlog)} in {counts.source!r}", pauses, is_whole=is_whole)
+    what = f"{_many(counts.backlog)} in {counts.source!r}"
+    return _of_places(places, what, pauses, [counts.source], is_whole=is_whole)
 
 
 def of_actor(
@@ -140,11 +147,14 @@ def of_actor(
     local = sum(place.part.waiting + place.part.handling for place in places)
     if not backlog and not local and any(place.is_alive and place.part.state == "running" for place in places):
         return _nothing(max(counts, key=lambda one: one.delayed, default=Counts(title)))
-    return _of_places(places, f"{_many(max(backlog, local))} for {title!r}", pauses, is_whole=is_whole)
+    what = f"{_many(max(backlog, local))} for {title!r}"
+    return _of_places(places, what, pauses, [] if local else [one.source for one in waiting], is_whole=is_whole)
 
 
-def _of_places(places: Sequence[Place], what: str, pauses: Sequence[Pause], *, is_whole: bool) -> Reason:
-    """Say what keeps readers that have something to read."""
+def _of_places(
+    places: Sequence[Place], what: str, pauses: Sequence[Pause], sources: Sequence[str], *, is_whole: bool
+) -> Reason:
+    """Say what keeps readers that have something to read, from `sources` alone if there are any."""
     if not places:
         seen = "reads it" if is_whole else "reports that it reads it, and not all reports show all actors"
         return Reason("no reader", f"no node {seen}: {what}")
@@ -158,6 +168,9 @@ def _of_places(places: Sequence[Place], what: str, pauses: Sequence[Pause], *, i
     off = [_off(place, pauses) for place in running]
     if all(off):
         return _paused(next(pause for pause in off if pause is not None))
+    if sources and all(place.has_paused(source) for place in running for source in sources):
+        one = Pause("source", sources[0], "paused_sources", f"the configuration of {running[0].name}")
+        return _paused(one)
     held = [(place, hold_up) for place in running for hold_up in place.part.hold_ups]
     circuits = [(place, hold_up) for place, hold_up in held if hold_up.kind == "circuit"]
     if circuits and len({place.node for place, _ in circuits}) == len({place.node for place in running}):

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from actorwork.message import Pause, PauseKind, TriggerDefinition
+from actorwork.policy.identity import default_source, identity
+
+OWN = "actor:"
+"""How an operator names an actor's own source, before its title."""
 
 
 def withheld(
@@ -32,6 +36,14 @@ def withheld(
                 found.add(pause.name)
             case _:
                 pass
+    return frozenset(found)
+
+
+def named(names: Collection[str], *, actor: str, sources: Collection[str]) -> frozenset[str]:
+    """Return those of an actor's sources that an operator names; `actor:TITLE` is its own."""
+    found = {source for source in sources if source in names}
+    if OWN + actor in names:
+        found |= {default_source(identity(actor))} & {*sources}
     return frozenset(found)
 
 

@@ -91,6 +91,10 @@ class Members:
         }
         """The process of each actor that is in another one."""
         self._rates: Rates | None = None
+        self.paused_sources: Collection[str] = host.options.paused_sources
+        """Those of which nothing is read, by the node's own configuration."""
+        self.pause_own: Callable[[Collection[str]], object] | None = None
+        """Pauses them in this process, once it reads any."""
         self.scaled: list[RunningSupervisor] = []
         """The groups of replicas whose number changes."""
         self._process_services: ProcessServices | None = None
@@ -125,6 +129,18 @@ class Members:
             for limit in child.settings.limits
             if rates.of(limit, child.title)
         }
+
+    def change_paused_sources(self, names: Collection[str]) -> Collection[str]:
+        """Change which sources are paused here and in the processes; see `System.change_paused_sources`."""
+        self.paused_sources = names
+        if self.pause_own is not None:
+            self.pause_own(names)
+        if self._process_services is not None:
+            for process in self._process_services.running:
+                process.change_paused_sources(names)
+        from actorwork.actors.tree.selection import unread  # noqa: PLC0415 - rare
+
+        return unread(self.root.spec, names)
 
     @property
     def has_processes(self) -> bool:
@@ -170,6 +186,7 @@ class Members:
                 forced=host.note_force,
                 metrics=getattr(host.emit, "registry", None),
                 rates=lambda: self._rates,
+                paused_sources=lambda: self.paused_sources,
             )
         return ProcessChild(spec, self._process_services)
 

@@ -183,7 +183,9 @@ class Engine:
                         self._status_check_interval,
                         node=f"{socket.gethostname()}:{os.getpid()}",
                         process=str(getattr(self.emit, "process", "")),
+                        own=members.paused_sources,
                     )
+                    members.pause_own = pausing.pause_own
                     await nursery.start(pausing.run)
                 metering = self.metering
                 if metering is None:

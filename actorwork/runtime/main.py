@@ -152,6 +152,9 @@ class _Running:
     def change_rates(self, rates: Rates) -> Collection[tuple[str, str]]:
         return self._systems[-1].change_rates(rates) if self._systems else ()
 
+    def change_paused_sources(self, names: Collection[str]) -> Collection[str]:
+        return self._systems[-1].change_paused_sources(names) if self._systems else names
+
 
 async def _act_on(signals: _Signals, systems: list[System], starting: trio.CancelScope) -> None:
     """Turn signals into the shutdown; a second `stop` makes it hurry."""

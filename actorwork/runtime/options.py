@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypedDict, cast
 
 import attrs
 
 from actorwork.durations import Duration, as_seconds
+from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, as_tuple, callables, having, instance_of, number, seconds
 from actorwork.runtime.firing import cron_schedule_from
 from actorwork.shown import Value
@@ -87,6 +88,9 @@ class TreeOptions(TypedDict, total=False):
     """The names of the parts of the tree to leave out."""
     sources: Iterable[str]
     """Starts only the actors that read one of these sources, and what reads none; `actor:TITLE` is an actor's own."""
+    paused_sources: Iterable[str]
+    """The sources of which the system reads nothing, whatever is paused at the broker; `actor:TITLE` is an actor's own.
+    `System.change_paused_sources` changes that."""
     solo: bool
     """Runs everything in this process: children of a `Process` become those of a supervisor."""
     config: Config
@@ -133,6 +137,14 @@ def refuse_unknown(
             )
 
 
+def source_names(given: object) -> tuple[str, ...]:
+    """Return a list of the names of sources; raises `SettingsError`."""
+    found = () if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) else tuple(cast("Any", given))
+    if (given and not found) or not all(isinstance(name, str) and name for name in found):
+        raise SettingsError(f"paused_sources wants a list of the names of sources, got {given!r}")
+    return tuple(dict.fromkeys(found))
+
+
 def _as_telemetry(given: Telemetry | Iterable[Telemetry]) -> tuple[Telemetry, ...]:
     return (given,) if hasattr(given, "open") else as_tuple(given)  # pyright: ignore[reportReturnType, reportArgumentType]
 
@@ -162,6 +174,7 @@ class Options(Value):
     )
     cron_schedule: AbstractCronSchedule | None = attrs.field(default=None, converter=cron_schedule_from)
     metrics: bool = attrs.field(default=False, validator=instance_of(bool, "True or False"))
+    paused_sources: tuple[str, ...] = attrs.field(default=(), converter=source_names)
 
     @classmethod
     def of(cls, given: Mapping[str, object]) -> Options:

@@ -1,4 +1,4 @@
-"""Applies the pauses at the broker to a node.
+"""Applies the pauses at the broker to a node, and those of its own configuration (`paused_sources`).
 
     the broker notifies ──▶ refresh ─┬▶ consumers pause sources ──▶ readers stop, deliveries that wait are released
                                      └▶ the scheduler checks its triggers again
@@ -11,7 +11,8 @@ second.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from itertools import chain
 from random import SystemRandom
 from typing import Final, NoReturn
 
@@ -22,7 +23,7 @@ from actorwork.abc import EventSink, Pauses
 from actorwork.actors.life.consumer import Consumer
 from actorwork.errors import BrokerError
 from actorwork.message import Pause
-from actorwork.policy.pauses import is_off, withheld
+from actorwork.policy.pauses import is_off, named, withheld
 
 _chance: Final = SystemRandom()
 
@@ -45,6 +46,7 @@ class Pausing:
         *,
         node: str = "",
         process: str = "",
+        own: Collection[str] = (),
     ) -> None:
         self._node = node
         self._process = process
@@ -52,6 +54,9 @@ class Pausing:
         self._consumers = tuple(consumers)
         self._emit = emit
         self._interval = math.inf if pauses.is_certain else interval
+        self._found: tuple[Pause, ...] = ()
+        """What is paused at the broker."""
+        self._own = own
         self._known: tuple[Pause, ...] = ()
         self._asked_at = -math.inf
         self._notified = trio.Event()
@@ -76,7 +81,7 @@ class Pausing:
 
     @property
     def known(self) -> tuple[Pause, ...]:
-        """What is paused, as of the last look."""
+        """What is paused, as of the last look, at the broker and by the node's own configuration."""
         return self._known
 
     def is_off(self, actor: str, trigger: str) -> bool:
@@ -99,6 +104,23 @@ class Pausing:
             return
         self._asked_at = began
         self.looked()
+        self._found = found
+        self._apply()
+
+    def pause_own(self, own: Collection[str]) -> None:
+        """Pause these sources on this node, and no others that are not paused at the broker."""
+        self._own = own
+        self._apply()
+
+    def _apply(self) -> None:
+        own = {
+            consumer: named(self._own, actor=consumer.subscription.actor, sources=consumer.subscription.sources)
+            for consumer in self._consumers
+        }
+        found = (
+            *self._found,
+            *(Pause("source", name, "paused_sources", "the configuration") for name in sorted({*chain(*own.values())})),
+        )
         before, self._known = self._known, found
         old, new = {(one.kind, one.name) for one in before}, {(one.kind, one.name) for one in found}
         if old == new:
@@ -106,8 +128,9 @@ class Pausing:
         for consumer in self._consumers:
             subscription = consumer.subscription
             consumer.pause_sources(
-                withheld(
-                    found,
+                own[consumer]
+                | withheld(
+                    self._found,
                     actor=subscription.actor,
                     sources=subscription.sources,
                     node=self._node,

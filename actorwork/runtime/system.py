@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, cast, overload
 
@@ -27,7 +27,7 @@ from actorwork.groups import is_cancellation, leaves
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.runtime.checking import check_tree
 from actorwork.runtime.engine import Engine
-from actorwork.runtime.options import Options, SystemOptions, refuse_unknown
+from actorwork.runtime.options import Options, SystemOptions, refuse_unknown, source_names
 from actorwork.telemetry.logs import GuardedSink, LogSink
 
 if TYPE_CHECKING:
@@ -259,6 +259,15 @@ class System:
         members.services.limiters.change_rates(rates)
         return members.change_rates(rates)
 
+    def change_paused_sources(self, names: Iterable[str]) -> Collection[str]:
+        """Read nothing from these sources any more, and from all others again, in all processes of the tree.
+
+        `actor:TITLE` is an actor's own source. This is about this system alone, like the option `paused_sources`, and
+        nothing of it is at the broker: what is paused there stays paused. Messages in flight are finished. Returns the
+        names that no actor of the tree reads.
+        """
+        return self._engine.members.change_paused_sources(source_names(names))
+
     async def wait_drained(self) -> None:
         """Wait until it has stopped its intake and has nothing in flight any more."""
         await self._shutdown.wait_drained()
@@ -287,6 +296,7 @@ def open_system(tree: object, **options: Unpack[SystemOptions]) -> AbstractAsync
         telemetry                         observes the system, in each of its processes
         only, excluding                   names of the parts of the tree to start, or to leave out
         sources, solo                     only what reads these sources; all of the tree in this process
+        paused_sources                    sources of which nothing is read, until that is changed
         config                            files with settings, or what `load_configuration` returned
         cron_schedule                     reads the cron expressions of triggers in another way
 
@@ -425,6 +435,11 @@ def parts_to_start(tree: object, given: SystemOptions) -> tuple[Supervisor, Supe
     config = given.get("config")
     if config is not None:
         whole = cast("Configured", config).applied_to(whole)
+    paused, process = given.get("paused_sources", ()), getattr(given.get("emit"), "process", "")
+    if paused and not process:  # A process of the tree has a part of it.
+        from actorwork.actors.tree.selection import refuse_unread  # noqa: PLC0415 - see above
+
+        refuse_unread(whole, source_names(paused))
     if not SELECTING & given.keys():
         return whole, whole
     from actorwork.actors.tree.selection import reading, selected, solo  # noqa: PLC0415 - see above

@@ -161,6 +161,20 @@ def test_at_a_hangup_the_file_is_read_again_and_what_cannot_change_is_named(mark
     assert code == 0, logs
 
 
+def test_a_hangup_resumes_a_source_in_the_processes_that_run(market: Shell):
+    (market.folder / "actorwork.toml").write_text(f'paused_sources = ["orders"]\n{FILE}')
+    with market.start("run", "market:tree", "--config", "actorwork.toml") as process:
+        found = lines_until(process, "paused source 'orders' by the configuration", of_log=True)
+        assert not [line for line in found if "runs" in line]
+        market("send", "orders", "1")
+        (market.folder / "actorwork.toml").write_text(FILE)
+        process.send_signal(signal.SIGHUP)
+        assert lines_until(process, "runs")
+        process.terminate()
+        code, logs = ended(process)
+    assert code == 0, logs
+
+
 def test_a_hangup_changes_levels_and_rates_in_the_processes_that_run_and_in_those_to_come(market: Shell):
     with market.start("run", "market:tree", "--config", "actorwork.toml") as process:
         market("send", "orders", "1")

@@ -667,6 +667,7 @@ class Recorded:
     def __init__(self, *known: tuple[str, str]) -> None:
         self.known = known
         self.rates: list[Rates] = []
+        self.paused: list[tuple[str, ...]] = []
 
     def change_log_levels(self, level: str) -> bool:
         return True
@@ -674,6 +675,10 @@ class Recorded:
     def change_rates(self, rates: Rates) -> Collection[tuple[str, str]]:
         self.rates.append(rates)
         return self.known
+
+    def change_paused_sources(self, names: Collection[str]) -> Collection[str]:
+        self.paused.append(tuple(names))
+        return [name for name in names if name == "oders"]
 
 
 async def test_at_a_hangup_rates_change_that_the_tree_has_and_each_other_change_is_named(
@@ -707,4 +712,31 @@ async def test_at_a_hangup_rates_change_that_the_tree_has_and_each_other_change_
         "SIGHUP: limits.old.rate has changed, and needs a restart to take effect",
         "SIGHUP: limits.tax.per is 60.0 now, in all processes of the tree",
         "SIGHUP: limits.tax.rate is 7 now, in all processes of the tree",
+    ]
+
+
+async def test_at_a_hangup_sources_are_paused_and_resumed_and_one_that_nothing_reads_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    file = tmp_path / "a.toml"
+    file.write_text("lease = '9s'\n")
+    running = Recorded()
+    configuration = load_configuration([file])
+    caplog.set_level(logging.INFO)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload_on_hangup, configuration, (), running)
+        await trio.testing.wait_all_tasks_blocked()
+        for count, text in enumerate(("lease = '9s'\npaused_sources = ['mails', 'oders']\n", "lease = '9s'\n"), 1):
+            file.write_text(text)
+            os.kill(os.getpid(), signal.SIGHUP)
+            with trio.fail_after(PATIENCE):
+                while len(running.paused) < count:  # noqa: ASYNC110 - a signal makes no event
+                    await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert running.paused == [("mails", "oders"), ()]
+    assert [record.getMessage() for record in caplog.records if "SIGHUP" in record.getMessage()] == [
+        "SIGHUP: paused_sources is mails, oders now, in all processes of the tree",
+        "SIGHUP: no actor of the tree reads 'oders', which paused_sources names",
+        "SIGHUP: paused_sources is empty now, in all processes of the tree",
     ]

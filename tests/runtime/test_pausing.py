@@ -12,8 +12,9 @@ from trio.testing import MockClock
 
 from actorwork import Actor, Client, Interval, Settings, Trigger, open_client, open_system, receive
 from actorwork.brokers import ignore, open_broker
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, Event, PausesChanged, Released
+from actorwork.inspection import Inspection
 from actorwork.message import Pause, PauseKind
 from actorwork.runtime.pausing import Pausing
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
@@ -309,3 +310,69 @@ async def test_a_paused_node_begins_nothing_until_it_is_resumed(
         await system.broker.pauses.resume("node", name)
         await system.drain()
     assert seen == [("shop", 1)]
+
+
+# ---- by the node's own configuration ----
+
+
+@pytest.mark.parametrize("name", ["orders", "actor:shop"])
+async def test_a_program_reads_nothing_from_the_sources_that_its_configuration_pauses(
+    mock_clock: MockClock, shop: type[Actor], seen: list[Any], name: str
+):
+    source = shop.settings.default_source if name == "actor:shop" else name
+    async with open_test_system(shop, paused_sources=[name]) as system:
+        await send(system, source, 1)
+        await send(system, "mail", 2)
+        await advance(5)
+        assert seen == [("shop", 2)]
+        assert not await system.broker.pauses.list()
+        assert system.system.change_paused_sources(["oders"]) == ["oders"]
+        await system.drain()
+        assert seen == [("shop", 2), ("shop", 1)]
+        system.system.change_paused_sources(["mail"])
+        await send(system, "mail", 3)
+        await send(system, source, 4)
+        await advance(5)
+        assert seen == [("shop", 2), ("shop", 1), ("shop", 4)]
+        system.system.change_paused_sources([])
+        await system.drain()
+    assert seen[-1] == ("shop", 3)
+
+
+async def test_what_is_paused_at_the_broker_too_stays_paused(mock_clock: MockClock, shop: type[Actor], seen: list[Any]):
+    async with open_test_system(shop, paused_sources=["orders"]) as system:
+        await system.broker.pauses.pause("source", "orders", by="ann")
+        await advance(0.1)
+        system.system.change_paused_sources([])
+        await send(system, "orders", 1)
+        await advance(5)
+        assert not seen
+        await system.broker.pauses.resume("source", "orders")
+        await system.drain()
+    assert seen == [("shop", 1)]
+
+
+async def test_the_reason_why_nothing_is_read_names_the_configuration(mock_clock: MockClock, shop: type[Actor]):
+    async with open_test_system(shop, paused_sources=["orders"]) as system:
+        await send(system, "orders", 1)
+        await advance(60)
+        source = await Inspection(system.broker).source("orders")
+        actor = await Inspection(system.broker).actor("shop")
+        node = (await Inspection(system.broker).nodes()).nodes[0]
+        system.system.change_paused_sources([])
+        await system.drain()
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    said = f"source 'orders' is paused by the configuration of {name} (paused_sources)"
+    assert (source.why, actor.why) != (None, None)
+    assert (str(source.why), str(actor.why)) == (said, said)
+    assert node.report is not None
+    assert node.report.pauses == ("source 'orders'",)
+
+
+async def test_a_source_that_no_actor_reads_cannot_be_paused_at_the_start(shop: type[Actor]):
+    with pytest.raises(SettingsError, match="no actor of this tree reads 'oders'; did you mean 'orders'"):
+        async with open_test_system(shop, paused_sources=["oders"]):
+            pass
+    with pytest.raises(SettingsError, match="paused_sources wants a list of the names of sources, got 'orders'"):
+        async with open_test_system(shop, paused_sources=cast("Any", "orders")):
+            pass

@@ -12,7 +12,7 @@ name selects every part that has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import cast
 
@@ -22,9 +22,7 @@ from actorwork.actors.tree.pool import Pool
 from actorwork.actors.tree.spec import Child, DynamicSupervisor, Process, Spec, Supervisor, innermost
 from actorwork.actors.tree.walking import actors_of
 from actorwork.errors import SettingsError
-
-_OWN = "actor:"
-"""Before the title of an actor: its own source."""
+from actorwork.policy.pauses import OWN
 
 
 def selected(root: Supervisor, *, only: Iterable[str] = (), excluding: Iterable[str] = ()) -> Supervisor:
@@ -60,20 +58,36 @@ def reading(root: Supervisor, sources: Iterable[str]) -> Supervisor:
     `SettingsError` for a source that no actor of the tree reads.
     """
     wanted = _names("sources", sources)
-    there: dict[str, set[str]] = {}
-    for child in actors_of(root, everywhere=True):
-        own = f"{_OWN}{child.title}"
-        names = (own if name == child.settings.default_source else name for name in child.settings.all_sources)
-        there.setdefault(child.title, set()).update(names, [child.settings.default_source])
-    known = sorted(name for names in there.values() for name in names)
-    for name in wanted:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"they read {', '.join(map(repr, known))}"
-            raise SettingsError(f"no actor of this tree reads {name!r}; {hint}")
+    refuse_unread(root, wanted)
+    there = _read_in(root)
     idle = {title for title, names in there.items() if names.isdisjoint(wanted)}
     left = _pruned(root, lambda spec: isinstance(spec, Child) and spec.reads and spec.title in idle)
     return cast("Supervisor", left)
+
+
+def unread(root: Spec, names: Iterable[str]) -> Sequence[str]:
+    """Return those of some sources that no actor of a tree reads; `actor:TITLE` is an actor's own."""
+    known = {name for names in _read_in(root).values() for name in names}
+    return [name for name in names if name not in known]
+
+
+def refuse_unread(root: Spec, names: Iterable[str]) -> None:
+    """Raise `SettingsError` for a source that no actor of a tree reads."""
+    for name in unread(root, names):
+        known = sorted({name for names in _read_in(root).values() for name in names})
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"they read {', '.join(map(repr, known))}"
+        raise SettingsError(f"no actor of this tree reads {name!r}; {hint}")
+
+
+def _read_in(root: Spec) -> dict[str, set[str]]:
+    """Return the names of the sources that each actor of a tree reads, by its title."""
+    there: dict[str, set[str]] = {}
+    for child in actors_of(root, everywhere=True):
+        own = f"{OWN}{child.title}"
+        names = (own if name == child.settings.default_source else name for name in child.settings.all_sources)
+        there.setdefault(child.title, set()).update(names, [child.settings.default_source])
+    return there
 
 
 def _pruned(spec: Spec, is_out: Callable[[Spec], bool]) -> Spec | None:

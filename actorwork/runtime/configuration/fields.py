@@ -221,6 +221,9 @@ class ProgramFields:
     only: tuple[str, ...] = _of(names("The parts of the tree to start, by title, class or name."))
     excluding: tuple[str, ...] = _of(names("The parts of the tree to leave out."))
     sources: tuple[str, ...] = _of(names("Start only the actors that read one of these, and what reads none."))
+    paused_sources: tuple[str, ...] = _of(
+        names("The sources of which nothing is read; may be changed while the program runs.")
+    )
     solo: bool = _of(flag("Run everything in one process, whatever processes the tree has."))
     monitor: str = _of(text("Where the health of the node is served by HTTP: 127.0.0.1:9464.", "HOST:PORT"))
     web: str = _of(text("Where the dashboard is served: 127.0.0.1:8080.", "HOST:PORT"))

@@ -1,7 +1,7 @@
 """SIGHUP: the files are read again, and what may change while the program runs is put in force.
 
-That is `log_level`, and of limits `rate`, `per` and `burst`. Every other change needs a restart, and a line of the log
-says so for each. A configuration with an error changes nothing.
+That is `log_level`, `paused_sources`, and of limits `rate`, `per` and `burst`. Every other change needs a restart, and
+a line of the log says so for each. A configuration with an error changes nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from actorwork.runtime.configuration.loading import Configuration
 
 LEVEL: Final = "log_level"
 USUAL: Final = "INFO"
+PAUSED: Final = "paused_sources"
 
 log = logging.getLogger("actorwork.run")
 
@@ -32,6 +33,10 @@ class Running(Protocol):
 
     def change_rates(self, rates: Rates) -> Collection[tuple[str, str]]:
         """Change the rates of limits; return those of the limits and actors (kind and name) that are there."""
+        ...
+
+    def change_paused_sources(self, names: Collection[str]) -> Collection[str]:
+        """Pause these sources, and resume the others; return those that no actor reads."""
         ...
 
 
@@ -68,6 +73,12 @@ def _put_in_force(found: Configuration, in_force: dict[str, object], given: Coll
         elif paths.get(name) in known:
             in_force[name] = values[name]
             log.info("SIGHUP: %s is %s now, in all processes of the tree", name, values[name])
+        elif name == PAUSED:
+            in_force[name] = paused = cast("Collection[str]", values.get(name) or ())
+            unread = running.change_paused_sources(paused)
+            log.info("SIGHUP: %s is %s now, in all processes of the tree", name, ", ".join(paused) or "empty")
+            for source in unread:
+                log.warning("SIGHUP: no actor of the tree reads %r, which %s names", source, name)
         elif name != LEVEL:
             log.warning("SIGHUP: %s has changed, and needs a restart to take effect", name)
         elif running.change_log_levels(str(values.get(LEVEL, USUAL))):

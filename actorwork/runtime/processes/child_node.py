@@ -224,6 +224,8 @@ class CommandHandler:
                 from actorwork.policy.limits import Rates  # noqa: PLC0415
 
                 self._system.change_rates(Rates(frame.get("limits") or {}, frame.get("actors") or {}))
+            case "paused sources":
+                self._system.change_paused_sources(frame.get("names") or ())
             case "stop":
                 self._system.stop("its supervisor", within=within)
             case _:

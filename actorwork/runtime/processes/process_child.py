@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Final
 
@@ -78,6 +78,8 @@ class ProcessServices:
     running: dict[ProcessChild, None] = attrs.field(factory=dict)
     rates: Callable[[], Rates | None] = lambda: None
     """Returns the rates that were changed while the system runs."""
+    paused_sources: Callable[[], Collection[str]] = tuple
+    """Returns the sources that are paused by the configuration now."""
 
 
 class ProcessChild:
@@ -335,6 +337,11 @@ class ProcessChild:
         for process in self._alive:
             process.change_rates(rates)
 
+    def change_paused_sources(self, names: Collection[str]) -> None:
+        """Have it pause these sources; one that starts later gets them with its configuration."""
+        for process in self._alive:
+            process.change_paused_sources(names)
+
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
@@ -363,7 +370,7 @@ class ProcessChild:
             title=self.spec.title,
             children=self.spec.children,
             broker=url,
-            options=self._services.options,
+            options=attrs.evolve(self._services.options, paused_sources=self._services.paused_sources()),
             open=self._services.open,
             heartbeat_interval=HEARTBEAT if hang is None else min(HEARTBEAT, hang / _HEARTBEATS_IN_HANG),
             hang_timeout=hang,

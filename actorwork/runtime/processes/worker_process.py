@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import trio
@@ -184,6 +184,9 @@ class WorkerProcess:
 
     def change_rates(self, rates: Rates) -> None:
         self._send("rates", limits=rates.limits, actors=rates.actors)
+
+    def change_paused_sources(self, names: Collection[str]) -> None:
+        self._send("paused sources", names=list(names))
 
     def stop(self, within: float) -> None:
         """Ask it to end within `within` seconds, after which it will be killed."""
