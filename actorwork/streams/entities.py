@@ -34,32 +34,23 @@ class RedisEntities:
 
     async def load(self, source: str, group: str, known: Sequence[tuple[str, str]]) -> Sequence[FoundState]:
         """Return the states of keys; True for those that still have the stamp that comes with the key."""
-        prefix = keys.entity(source, group, "")
-        # Its stamp alone: most states are as the node has committed them, and need not travel.
-        asked = [("HGET", prefix + key, "n") if stamp else ("HMGET", prefix + key, *_FIELDS) for key, stamp in known]
-        found: list[FoundState] = []
-        changed: list[int] = []
-        for place, ((_, stamp), reply) in enumerate(zip(known, await self._all(asked, known), strict=True)):
-            if not stamp:
-                found.append(_state(reply))
-            elif reply == stamp.encode():
-                found.append(True)
-            else:
-                found.append(None)
-                if reply is not None:
-                    changed.append(place)
-        if changed:
-            again = [known[place] for place in changed]
-            replies = await self._all([("HMGET", prefix + key, *_FIELDS) for key, _ in again], again)
-            for place, reply in zip(changed, replies, strict=True):
-                found[place] = _state(reply)
-        return found
+        near = keys.entity(source, group, "")
+        if len(known) == 1:
+            ((key, stamp),) = known
+            with cannot(f"read the state of {key!r}"):
+                return [await self._load_one(near + key, stamp)]
+        args: list[Any] = [near]
+        for key_and_stamp in known:
+            args += key_and_stamp
+        with cannot(f"read {len(known)} states"):
+            found = await self._client.run_script(scripts.LOAD_STATES, (source,), args, idempotent=True)
+        return [True if one == 1 else None if one is None else _state(one) for one in found]
 
-    async def _all(self, commands: Sequence[tuple[Any, ...]], of: Sequence[tuple[str, str]]) -> Sequence[Any]:
-        with cannot(f"read the state of {of[0][0]!r}" if len(of) == 1 else f"read {len(of)} states"):
-            if len(commands) == 1:
-                return [await self._client.call(*commands[0], idempotent=True)]
-            return checked(await self._client.call_many(commands, idempotent=True))
+    async def _load_one(self, name: str, stamp: str) -> FoundState:
+        # Its stamp alone: most states are as the node has committed them, and need not travel.
+        if stamp and await self._client.call("HGET", name, "n", idempotent=True) == stamp.encode():
+            return True
+        return _state(await self._client.call("HMGET", name, *_FIELDS, idempotent=True))
 
     async def list(
         self,

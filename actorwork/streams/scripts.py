@@ -40,7 +40,8 @@ SUBMIT: Final = _script("submit")
 NOTE: Final = _script("note", "clock", "rights", "state")
 PUBLISH: Final = _script("publish_batch", *_KEEPING)
 PUBLISH_UNIQUE: Final = _script("publish_unique", *_KEEPING)
-SETTLE: Final = _script("settle", *_JOINING, "entry", "entities", "fence", "targets", "batch")
+SETTLE: Final = _script("settle", *_JOINING, "entry", "entities", "fence", "targets", "batch", "ending")
+SETTLE_KEYED: Final = _script("settle_keyed", *_ORDERING, "entities", "fence", "batch", "ending")
 SETTLE_TOGETHER: Final = _script("settle_together", *_JOINING, "fence", "targets")
 HOLD: Final = _script("hold", *_ORDERING, "fence")
 UNHOLD: Final = _script("unhold")
@@ -67,6 +68,7 @@ TRIGGER: Final = _script("trigger", "clock")
 FIRE: Final = _script("fire", *_KEEPING)
 PAUSE: Final = _script("pause", "clock")
 ENTITY: Final = _script("entity", "clock", "entities")
+LOAD_STATES: Final = _script("load_states")
 
 LIST_DELAYED: Final = _script("list_delayed")
 CANCEL: Final = _script("cancel", *_JOINING)
@@ -87,6 +89,7 @@ ALL: Final = (
     PUBLISH,
     PUBLISH_UNIQUE,
     SETTLE,
+    SETTLE_KEYED,
     SETTLE_TOGETHER,
     SETTLE_PLAIN,
     LOOK,

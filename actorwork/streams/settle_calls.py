@@ -1,6 +1,7 @@
 """How settlements reach Redis: the arguments of the scripts, and their call until Redis answers.
 
-    settle           any settlements of one stream: lua/settle.lua, or settle_plain.lua for nothing but plain acks
+    settle           any settlements of one stream: lua/settle.lua, or a shorter script for nothing but plain acks
+                     (settle_plain.lua), or acks that reply, free keys and change states (settle_keyed.lua)
     settle_together  settlements of several streams, all or none: lua/settle_together.lua
     hold             deliveries that are settled together with those of another slot: lua/hold.lua
 
@@ -92,24 +93,23 @@ class SettleCalls:
             in_flight.number,
             first,
             last,
-            total,
+            # Those that are in flight besides may be among them: to look for one of these alone takes as long as two.
+            max(total, min(2 * total, len(in_flight.deliveries))),
             len(plain),
         ]
         for token in tokens:
             args += token[:2]
-        try:
-            steps = _Steps(args, in_flight)
-            for delivery, settlement, published in others:
-                if type(settlement) is Ack and steps.add(delivery, settlement, published):
-                    continue
-                steps.end()
-                _add_other(args, in_flight, delivery, settlement, published, self.outbox)
-        except (ValueError, RecursionError) as error:
-            # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
-            raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
         script = scripts.SETTLE_PLAIN
         if others:
-            script = scripts.SETTLE
+            try:
+                short = _keyed_args(in_flight, others)
+                if short is None:
+                    self._add_others(args, in_flight, others)
+            except (ValueError, RecursionError) as error:
+                # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
+                raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
+            script = scripts.SETTLE if short is None else scripts.SETTLE_KEYED
+            args += short or ()
             args.append(ahead)
         script_keys = (
             in_flight.stream,
@@ -124,6 +124,14 @@ class SettleCalls:
         if self.outbox is not None:
             self._forward(self.outbox, in_flight, others)
         return answer
+
+    def _add_others(self, args: list[Any], in_flight: InFlightEntries, others: Iterable[Item]) -> None:
+        steps = _Steps(args, in_flight)
+        for delivery, settlement, published in others:
+            if type(settlement) is Ack and steps.add(delivery, settlement, published):
+                continue
+            steps.end()
+            _add_other(args, in_flight, delivery, settlement, published, self.outbox)
 
     @property
     def known_layouts(self) -> Mapping[str, Layout]:
@@ -322,6 +330,47 @@ def _add_other(
     args += (kind, *delivery_args(in_flight, delivery, outcome, tried), len(published))
     _add_published(args, published, in_flight.source, outbox)
     args += extras
+
+
+def _keyed_args(in_flight: InFlightEntries, others: Iterable[Item]) -> list[Any] | None:
+    """Return settlements in the form of lua/settle_keyed.lua; None if there is more to one of them than it does."""
+    common: tuple[bytes | str | int, ...] | None = None
+    args: list[Any] = []
+    for delivery, settlement, published in others:
+        token, headers = delivery.token, delivery.headers
+        if (
+            type(settlement) is not Ack
+            or published
+            or (headers and (RESULT_TTL in headers or FLOW in headers))
+            or settlement.starts
+            or settlement.continues is not None
+            or settlement.expands is not None
+        ):
+            return None
+        entry, count, _, *held = token
+        key, unique, _ = held[0] if held else (b"", b"", b"")
+        change = settlement.state
+        end: tuple[bytes | str | int, ...] = ()
+        kind = "k"
+        if unique:
+            kind = "ku"
+            end = (unique,)
+        if headers and REPLY_TO in headers:
+            kind += "r"
+            outcome = Outcome("done", b"null" if settlement.result is None else settlement.result)
+            address = headers[REPLY_TO]
+            record = entries.encoded_outcome(in_flight.name, delivery.id, outcome)
+            end = (*end, record, address if isinstance(address, str) else "")
+        if change is not None:
+            kind += "="
+            version, stamp, schema, ttl, kept, mark, data = _change_args(change)
+            if common is None:
+                common = schema, ttl, kept
+            elif common != (schema, ttl, kept):
+                return None
+            end = (*end, version, stamp, mark, data)
+        args += (kind, entry, count, delivery.id, key, *end)
+    return [*(common or ("", "", "")), *args]
 
 
 class _Steps:

@@ -330,13 +330,24 @@ MUTANTS = {
     "a state that is changed before the fence": (
         "if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif lacking or trouble",
         "if change and not trouble and not mine(id, count) then\n"  # noqa: ISC004 - one text
-        "entities.change(prefix, group, key, change, '', '') end\n"
+        "entities.change(prefix, group, key, '', '', unpack(ARGV, change, change + 6)) end\n"
         "  if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif lacking or trouble",
     ),
     "a settlement without its state": ("if change and not trouble then", "if false then"),
+    "an ack of a key without its state": (
+        "if change then\n      entities.change",
+        "if false then\n      entities.change",
+    ),
+    "an ack of a key before the fence": (
+        "if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif problem",
+        "if change and not problem and not mine(id, count) then\n"  # noqa: ISC004 - one text
+        "entities.change(prefix, group, key, '', '', ARGV[change], '', '', '', '0', '', ARGV[change + 3]) end\n"
+        "  if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif problem",
+    ),
+    "an ack of a key that keeps it": ("holds(id, has_key and key,", "holds(id, false,"),
     "a state that is committed twice": (
         "redis.call('HSET', state, unpack(fields))",
-        "fields[2] = whole(before + 2) redis.call('HSET', state, unpack(fields))",
+        "fields[2] = before + 2 redis.call('HSET', state, unpack(fields))",
     ),
     "a run entry read by another node": (
         "'XREADGROUP', 'GROUP', group, consumer,",
@@ -355,8 +366,12 @@ def test_the_model_sees_what_is_wrong_with_the_states_of_a_script(
     redis_server: RedisServer, loop: Loop, monkeypatch: pytest.MonkeyPatch, mutant: str
 ) -> None:
     right, wrong = MUTANTS[mutant]
-    assert scripts.SETTLE.source.count(right) == 1, f"the script does not say {right!r} any more"
-    monkeypatch.setattr(scripts, "SETTLE", Script("settle", scripts.SETTLE.source.replace(right, wrong)))
+    of = [name for name in ("SETTLE", "SETTLE_KEYED") if right in getattr(scripts, name).source]
+    assert of, f"no script says {right!r} any more"
+    for name in of:
+        script = getattr(scripts, name)
+        assert script.source.count(right) == 1
+        monkeypatch.setattr(scripts, name, Script(script.name, script.source.replace(right, wrong)))
     check_mutant(machine_of(lambda: RedisWorld(redis_server, loop)))
 
 

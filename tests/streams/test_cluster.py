@@ -413,6 +413,47 @@ async def test_a_batch_of_several_slots_that_cannot_publish_becomes_dead_letters
         assert not await held(broker)
 
 
+async def delayed_by_none(broker: RedisBroker) -> str:
+    """Return a source in the slot of `orders` that takes no delayed messages, which is found out when one is kept."""
+    beside = next(name for number in count() if key_slot(name := f"x{number}") == key_slot("orders"))
+    await broker.client.call("SET", keys.SourceKeys.of(beside).delayed, "divided")
+    return beside
+
+
+async def test_a_batch_that_cannot_publish_takes_back_what_it_has_sent_to_other_slots(cluster: RedisCluster):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        home = next(one for one, _ in await taken_of_two_slots(broker, consumer) if one.source == "orders")
+        beside = await delayed_by_none(broker)
+        batch = Batch("0" * 32, "17", "orders")
+        calls = SettleCalls(broker.client, lambda _: None)
+        calls.outbox = Outbox(broker.client, lambda *_: None, lambda _: None)
+        sent = [Envelope(beside, "sum", b"1", delay=60)]
+        ends = [("bills", ["settle", "of two"]), ("mail", ["settle", "of three"])]
+        _, answer = await calls.settle_together(
+            home.token[2], Together([(home, Ack())]), sent, batch=(batch.decided, ends)
+        )
+        fenced, (_, problem) = answer[1:3]
+        assert not fenced
+        assert b"nothing can be delayed" in problem
+        assert await broker.client.call("XLEN", keys.outbox("orders")) == 0
+        assert await broker.client.call("GET", batch.decided) is None, "it is decided later, or by another node"
+        pending = await broker.client.call("XPENDING", "orders", home.token[2].group)
+        assert pending[0] == 1, "the delivery is still in flight"
+
+
+async def test_of_a_batch_that_fails_while_it_publishes_nothing_is_settled_in_other_slots(cluster: RedisCluster):
+    async with opener(cluster) as broker, open_consumer(broker, "orders", "bills") as consumer:
+        together = sorted(await taken_of_two_slots(broker, consumer), key=lambda pair: pair[0].id)
+        beside = await delayed_by_none(broker)
+        consumer.node.settle_together(consumer.subscription, together, [Envelope(beside, "sum", b"1", delay=60)])
+        await consumer.node.wait_settled()
+        await consumer.node.wait_settled()  # Those of the dead letters.
+        letters = [*await broker.dead_letters.list("orders"), *await broker.dead_letters.list("bills")]
+        assert sorted(letter.id for letter in letters) == ["1", "2", "3"]
+        assert all("nothing can be delayed" in letter.failure.reason for letter in letters)
+        assert not await held(broker)
+
+
 async def test_a_batch_of_several_slots_waits_until_no_older_node_runs_that_would_not_know_what_is_held(
     cluster: RedisCluster,
 ):

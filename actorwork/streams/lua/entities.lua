@@ -22,8 +22,14 @@ local entities = {}
 do
   local SWEPT = 10
   local MARKS, LISTED = 64 * 8, 20 -- As in policy/entities.py.
-  local marks, ttl_before = nil, nil -- Of the state whose version was looked at last.
-  local listed, now = {}, nil -- What is to be added to the list, and the time of the script.
+  local state, marks, ttl_before = nil, nil, nil -- The key, and more, of the state whose version was looked at last.
+  local listed, now, now_text = {}, nil, nil -- What is to be added to the list, and the time of the script.
+  local near = nil -- How the keys of states begin: a script is about one source and group.
+
+  local function state_of(prefix, group, key)
+    near = near or prefix .. 'entity:' .. group .. ':'
+    return near .. key
+  end
 
   function entities.needs(prefix, group)
     local key = prefix .. 'entity:' .. group .. ':'
@@ -32,7 +38,8 @@ do
 
   -- The version that a state has, as text; or nil and an error.
   function entities.version(prefix, group, key)
-    local found = redis.pcall('HMGET', prefix .. 'entity:' .. group .. ':' .. key, 'v', 'm', 't')
+    state = state_of(prefix, group, key)
+    local found = redis.pcall('HMGET', state, 'v', 'm', 't')
     if found.err then
       return nil, found.err
     end
@@ -54,14 +61,14 @@ do
     local list = prefix .. 'entities:' .. group
     local old = redis.pcall('ZRANGEBYSCORE', list, '-inf', before, 'LIMIT', 0, SWEPT)
     for _, key in ipairs(old.err and {} or old) do
-      if redis.call('EXISTS', prefix .. 'entity:' .. group .. ':' .. key) == 0 then
+      if redis.call('EXISTS', state_of(prefix, group, key)) == 0 then
         redis.pcall('ZREM', list, key)
       end
     end
   end
 
   function entities.forget(prefix, group, key)
-    redis.call('DEL', prefix .. 'entity:' .. group .. ':' .. key)
+    redis.call('DEL', state_of(prefix, group, key))
     redis.pcall('DEL', prefix .. 'past:' .. group .. ':' .. key)
     redis.pcall('ZREM', prefix .. 'entities:' .. group, key)
     listed[key] = nil
@@ -78,25 +85,27 @@ do
     end
   end
 
-  -- Writes what ARGV has from `i` on, for the key whose version was looked at last: the version before, stamp, schema, ttl in ms
-  -- ('' for none, '=' for that of the last change), how many changes are kept ('': as many as there are, or LISTED), the mark of the message ('' for none), the new state ('' for none).
-  function entities.change(prefix, group, key, i, by, node)
-    local before, stamp, schema, ttl, kept, mark, data = unpack(ARGV, i, i + 6)
+  -- Changes the state of the key whose version was looked at last: the version before, stamp, schema, ttl in ms ('' for none,
+  -- '=' for that of the last change), how many changes are kept ('': as many as there are, or LISTED), the mark of the message
+  -- ('' for none), the new state ('' for none).
+  function entities.change(prefix, group, key, by, node, before, stamp, schema, ttl, kept, mark, data)
     if data == '' then
       entities.forget(prefix, group, key)
       return
     elseif ttl == '=' then
       ttl = ttl_before or ''
     end
-    local state, past = prefix .. 'entity:' .. group .. ':' .. key, prefix .. 'past:' .. group .. ':' .. key
-    now = now or now_ms()
+    if not now then
+      now = now_ms()
+      now_text = whole(now)
+    end
     local fields = {
-      'v', whole(before + 1), 'data', data, 's', schema, 'at', whole(now), 'by', by, 'node', node, 'n', stamp,
+      'v', before + 1, 'data', data, 's', schema, 'at', now_text, 'by', by, 'node', node, 'n', stamp,
     }
     if mark == '' then
       redis.call('HSET', state, unpack(fields))
     else
-      redis.call('HSET', state, 'm', string.sub(marks .. mark, -MARKS), unpack(fields))
+      redis.call('HSET', state, 'm', marks == '' and mark or string.sub(marks .. mark, -MARKS), unpack(fields))
     end
     if ttl ~= '' then
       redis.call('PEXPIRE', state, ttl)
@@ -105,12 +114,13 @@ do
       redis.call('PERSIST', state)
       redis.call('HDEL', state, 't')
     end
-    listed[key] = whole(now)
-    if kept == '' then
-      local listed_now = redis.pcall('XLEN', past)
-      kept = type(listed_now) == 'number' and math.max(LISTED, listed_now) or LISTED
-    end
+    listed[key] = now_text
     if kept ~= '0' then
+      local past = prefix .. 'past:' .. group .. ':' .. key
+      if kept == '' then
+        local listed_now = redis.pcall('XLEN', past)
+        kept = type(listed_now) == 'number' and math.max(LISTED, listed_now) or LISTED
+      end
       redis.pcall('XADD', past, 'MAXLEN', kept, '*', unpack(fields))
       if ttl ~= '' then
         redis.pcall('PEXPIRE', past, ttl)

@@ -34,6 +34,6 @@ if ARGV[12] == '' then
   return { 'done', version }
 end
 ARGV[6] = version
-entities.change(prefix, group, key, 6, by, '')
+entities.change(prefix, group, key, by, '', unpack(ARGV, 6, 12))
 entities.list(prefix, group)
 return { 'done', whole(version + 1) }

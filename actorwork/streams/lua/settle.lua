@@ -51,13 +51,6 @@
 
 local level = level_of(prefix, stream)
 local touched = {}
-local leaving, is_anything_leaving = {}, false
-local notes = {}
-
-local function note(text)
-  notes[#notes + 1] = which
-  notes[#notes + 1] = text
-end
 
 -- A copy of the fields without the keys that this entry only names: `place` is not among the places of their holders.
 local function without_foreign_keys(fields, place, key, unique)
@@ -106,25 +99,6 @@ local function settle_steps(i)
   end
   ended_steps[#ended_steps + 1] = { of = of, life = life, numbers = numbers, claims = claims, values = values }
   return beyond
-end
-
--- Reads for the node what it would read next, once messages have entered the stream as others of their keys have left: the
--- oldest entries, whichever they are, so no key and no node waits longer for this. The stamp of the state of an entry's key is
--- '' if there is none, and '?' if it is not known.
-local function read_ahead(count)
-  local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', stream, '>')
-  local found = reply and reply[1] and reply[1][2] or {}
-  for _, entry in ipairs(found) do
-    local named = by_name(entry[2])
-    entry[3] = '?'
-    if named['data'] and named['key'] then
-      local stamp = redis.pcall('HGET', prefix .. 'entity:' .. group .. ':' .. named['key'], 'n')
-      if type(stamp) ~= 'table' then
-        entry[3] = stamp or ''
-      end
-    end
-  end
-  return found
 end
 
 local room = tonumber(table.remove(ARGV))
@@ -241,7 +215,7 @@ while i <= last do
       end
     end
     if change and not trouble then
-      entities.change(prefix, group, key, change, message_id, consumer)
+      entities.change(prefix, group, key, message_id, consumer, unpack(ARGV, change, change + 6))
     end
     if trouble then
       refused[#refused + 1] = which
@@ -250,10 +224,7 @@ while i <= last do
       settled[id] = true
       if not is_gone then
         acked[#acked + 1] = id
-        if key or unique then
-          leaving[id] = { key, unique }
-          is_anything_leaving = true
-        end
+        holds(id, key, unique)
       end
       if kind == 'retry' then
         if cancelled then
@@ -309,20 +280,4 @@ while i <= last do
   which = which + 1
 end
 
-local gone = ack_and_delete(stream, group, acked)
-if is_anything_leaving then
-  for _, id in ipairs(gone) do
-    local had = leaving[id]
-    if had then
-      leave(prefix, place_at(level, id), had[1], had[2])
-    end
-  end
-end
-join_all()
-entities.list(prefix, group)
-local waiting = called[stream]
-local given = room > 0 and waiting and read_ahead(math.min(room, waiting)) or {}
-local answer = { number, fenced, refused, notes, #given }
-redis.call('SET', record, cmsgpack.pack(answer), 'PX', RECORD_MS)
-answer[6] = given
-return answer
+return conclude(room, join_all)
