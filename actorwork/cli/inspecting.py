@@ -14,7 +14,7 @@ import click
 
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
 from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
-from actorwork.cli.selecting import named_source
+from actorwork.cli.selecting import named_source, valid_source
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
@@ -187,6 +187,7 @@ def source(name: str, *, broker: str | None, timeout: float, json_output: bool) 
     """
     from actorwork.inspection import as_json as in_json
 
+    valid_source(name)
     found = looked(broker, timeout, lambda look: look.source(name))
     if json_output:
         print_json(in_json(found))

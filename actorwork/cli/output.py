@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from actorwork.telemetry.formatting import masked
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 
 def as_json(function: Any) -> Any:
@@ -62,9 +62,47 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     out = console()
+    if out.is_terminal and not fits(headings, rows, out.width):
+        out.print(blocks(headings, rows, out.width))
+        return
     table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
     out.print(table)
+
+
+LEAST_TEXT: Final = 24
+"""Columns in which a long text can be read in a table."""
+_BETWEEN: Final = 2
+"""Spaces between two columns of a table."""
+
+
+def fits(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether a table can be read in a terminal of this width: long texts may wrap there, and no word breaks."""
+    from rich.cells import cell_len
+
+    longest = [max(map(cell_len, cells)) for cells in zip(headings, *rows, strict=True)]
+    return sum(min(one, LEAST_TEXT) + _BETWEEN for one in longest) <= width
+
+
+def blocks(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> RenderableType:
+    """Return a table for a narrow terminal: of each row a line with its first cell, and below it the others."""
+    from rich.cells import cell_len
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for first, *others in rows:
+        parts.append(Text(one_line(first), style="bold"))
+        line = ""
+        for heading, cell in zip(headings[1:], others, strict=True):
+            pair = f"{heading.lower()} {one_line(cell)}"
+            if line and cell_len(line) + cell_len(pair) + 2 * _BETWEEN > width:
+                parts.append(Padding(Text(line), (0, 0, 0, _BETWEEN)))
+                line = ""
+            line = f"{line}  {pair}" if line else pair
+        parts.append(Padding(Text(line), (0, 0, 0, _BETWEEN)))
+    return Group(*parts)

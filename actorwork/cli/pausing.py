@@ -18,6 +18,7 @@ from actorwork.cli.brokers import (
     unknown_source_of,
 )
 from actorwork.cli.output import as_json, one_line, print_json, print_table
+from actorwork.cli.selecting import valid_source
 from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
@@ -53,21 +54,13 @@ def _what(
     if actor == "":
         raise click.UsageError("--actor wants the title of an actor")
     if source is not None:
-        return "source", _source_name(source)
+        return "source", valid_source(source)
     if node is not None or process is not None:
         kind, name = ("process", process) if node is None else ("node", node)
         if not name:
             raise click.UsageError(f"--{kind} wants a name")
         return kind, name
     return "actor", actor or ""
-
-
-def _source_name(name: str) -> str:
-    from actorwork.settings import SOURCE, SOURCE_IN_WORDS
-
-    if not SOURCE.fullmatch(name):
-        raise click.UsageError(f"a source is {SOURCE_IN_WORDS}, got {name!r}")
-    return name
 
 
 @click.command(short_help="Stop nodes from beginning messages: of an actor, a source, or all.")

@@ -45,6 +45,15 @@ def named_source(_: click.Context, __: click.Parameter, name: str | None) -> str
     return default_source(identity(name.removeprefix("actor:")))
 
 
+def valid_source(name: str) -> str:
+    """Return the name of a source; a name that none may have ends the command."""
+    from actorwork.settings import SOURCE, SOURCE_IN_WORDS
+
+    if not SOURCE.fullmatch(name):
+        raise click.UsageError(f"a source is {SOURCE_IN_WORDS}, got {name!r}")
+    return name
+
+
 _SELECTING: Final = ("actor", "error", "since", "until", "fingerprint", "text")
 
 

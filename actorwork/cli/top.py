@@ -9,9 +9,11 @@ import click
 from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
 from actorwork.cli.durations import Duration
 from actorwork.cli.inspecting import head_of, print_overview, tables_of
-from actorwork.cli.output import as_json, console, one_line
+from actorwork.cli.output import as_json, blocks, console, fits, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from actorwork.abc import Broker
@@ -46,7 +48,7 @@ def top(*, every: float, broker: str | None, timeout: float, json_output: bool) 
             while True:
                 with step():
                     overview = await look.overview()
-                live.update(screen_of(overview), refresh=True)
+                live.update(screen_of(overview, out.width), refresh=True)
                 await trio.sleep(every)
 
     try:
@@ -55,21 +57,30 @@ def top(*, every: float, broker: str | None, timeout: float, json_output: bool) 
         return
 
 
-def screen_of(overview: Overview) -> RenderableType:
-    """Return an overview as the screen shows it."""
-    from rich import box
+def screen_of(overview: Overview, width: int = 1000) -> RenderableType:
+    """Return an overview as a screen of this width shows it."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(head_of(overview), style="bold")]
     for title, headings, rows in tables_of(overview):
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in headings:
-            table.add_column(heading, overflow="ellipsis", no_wrap=heading not in ("WHY", "PROBLEM"))
-        for row in rows[:ROWS]:
-            table.add_row(*(Text(one_line(cell)) for cell in row))
-        parts.append(table)
+        if fits(headings, rows[:ROWS], width):
+            parts.append(_table(title, headings, rows[:ROWS]))
+        else:
+            parts += [Text(f"\n{title}", style="italic"), blocks(headings, rows[:ROWS], width)]
         if len(rows) > ROWS:
             parts.append(Text(f"{len(rows) - ROWS:,} more", style="dim"))
     return Group(*parts)
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="ellipsis", no_wrap=heading not in ("WHY", "PROBLEM"))
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    return table

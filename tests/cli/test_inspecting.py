@@ -1,5 +1,7 @@
 """`actorwork inspect`, `top` and `stop`: what they print of reports, of garbage, and of a node that runs."""
 
+import io
+import re
 import time
 from functools import partial
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from actorwork.abc import Broker
-from actorwork.cli import top
+from actorwork.cli import output, top
 from actorwork.inspection import inspecting
 from actorwork.message import Envelope
 from actorwork.policy.minutes import ALL, MinuteCounts
@@ -186,8 +188,8 @@ def test_in_a_terminal_top_looks_again_until_it_is_interrupted(shell: Shell, mon
     screens: list[Any] = []
     show = top.screen_of
 
-    def screen_of(overview: Any) -> Any:
-        screens.append(show(overview))
+    def screen_of(overview: Any, width: int) -> Any:
+        screens.append(show(overview, width))
         if len(screens) == 3:
             raise KeyboardInterrupt
         return screens[-1]
@@ -198,6 +200,35 @@ def test_in_a_terminal_top_looks_again_until_it_is_interrupted(shell: Shell, mon
     shell("top", "--every", "200ms")
     terminal.file.close()
     assert "all places are taken" in (shell.folder / "out").read_text()
+
+
+def printed(width: int, thing: Any) -> str:
+    out = io.StringIO()
+    Console(force_terminal=True, width=width, height=50, file=out, no_color=True).print(thing)
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+
+
+def test_in_a_narrow_terminal_each_row_of_a_table_is_a_block(monkeypatch: pytest.MonkeyPatch):
+    headings = ("SOURCE", "BACKLOG", "READERS", "WHY")
+    rows = [("actor:thumbnailer", "117", "2", "all places are taken: 4 messages running, the oldest since 02:41")]
+    assert output.fits(headings, rows, 80)
+    assert not output.fits(headings, rows, 50)
+    lines = [line.rstrip() for line in printed(50, output.blocks(headings, rows, 50)).splitlines()]
+    assert lines == [
+        "actor:thumbnailer",
+        "  backlog 117  readers 2",
+        "  why all places are taken: 4 messages running,",
+        "  the oldest since 02:41",
+    ]
+    out = io.StringIO()
+    terminal = Console(force_terminal=True, width=50, file=out, no_color=True)
+    monkeypatch.setattr(output, "console", lambda: terminal)
+    output.print_table(headings, rows)
+    assert "actor:thumbnailer\n" in re.sub(r"\x1b\[[0-9;]*m| +(?=\n)", "", out.getvalue())
+
+
+def test_a_source_is_inspected_by_a_name_that_sources_may_have(shell: Shell):
+    assert "a source is" in shell("inspect", "source", "bad name!", code=2).stderr
 
 
 def test_a_node_that_runs_is_looked_at_and_stopped(shell: Shell):
