@@ -361,27 +361,28 @@ _FLOW_LAST: Final = b'"%b":"' % FLOW.encode()
 
 
 def _headers_of_step(raw: bytes) -> tuple[Mapping[str, Json], int]:
-    """Read headers as `_headers_from` does. Those of a run's steps differ in the last one: the others are read once."""
-    at = raw.rfind(_FLOW_LAST)
-    if at > 0 and raw.endswith(b'"}'):
-        step, shared = raw[at + len(_FLOW_LAST) : -2].decode(), _headers_before(raw[:at])
-        if shared is not None and '"' not in step and "\\" not in step and step.isprintable():
-            headers, attempt = shared
-            return {**headers, FLOW: step}, attempt
+    """Read headers as `_headers_from` does. Those of a run's steps differ in a number: what is before is read once."""
+    before, slash, last = raw.rpartition(b"/")
+    number = last[:-2]
+    if number.isdigit() and last.endswith(b'"}') and (shared := _headers_before(before + slash)) is not None:
+        headers, attempt, of = shared
+        return {**headers, FLOW: of + number.decode()}, attempt
     return _headers_from(raw)
 
 
 @lru_cache(64)
-def _headers_before(raw: bytes) -> tuple[Mapping[str, Json], int] | None:
-    """Read the headers before that of the step; None if they have to be read with it."""
+def _headers_before(raw: bytes) -> tuple[Mapping[str, Json], int, str] | None:
+    """Read the headers up to the step's number, and what is before that; None if they have to be read with it."""
+    _, found, step = raw.rpartition(_FLOW_LAST)
+    if not found or b'"' in step or b"\\" in step:
+        return None
     try:
-        headers, attempt = _headers_from(raw + _FLOW_LAST + b'"}')
+        headers, attempt = _headers_from(raw + b'"}')
     except (ValueError, RecursionError):
         return None
-    is_plain = FLOW in headers and all(
-        value is None or isinstance(value, str | int | float) for value in headers.values()
-    )
-    return (headers, attempt) if is_plain else None
+    of = headers.get(FLOW)
+    is_plain = all(value is None or isinstance(value, str | int | float) for value in headers.values())
+    return (headers, attempt, of) if isinstance(of, str) and is_plain else None
 
 
 _TRACE_ALONE: Final = re.compile(rb'\{"traceparent":"([0-9a-f-]{55})"\}')

@@ -235,6 +235,19 @@ class InFlightEntries:
         self.lives.clear()
         return plain, others
 
+    def release_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Remove deliveries that were settled, as `release` does with each."""
+        held, lives = self.deliveries, self.lives
+        for delivery in deliveries:
+            entry, count = delivery.token[:2]
+            one = held.get(entry)
+            if one is delivery or (one is not None and one.token[1] == count):
+                del held[entry]
+                if lives:
+                    lives.pop(entry, None)
+        if self.isolation.is_watching:
+            self.isolation.ended(self)
+
     def release(self, delivery: Delivery) -> None:
         """Remove a delivery that was settled or released.
 

@@ -24,7 +24,7 @@ class Life:
 
     def times(self) -> tuple[int, int | str]:
         """Return when the delivery was received and begun, in ms; `""` if it was not."""
-        return _ms(self.received), "" if self.started is None else _ms(self.started)
+        return round(self.received * 1000), "" if self.started is None else round(self.started * 1000)
 
     def fields(self, actor: str, node: str) -> list[str | int]:
         found: list[str | int] = ["received", _ms(self.received), "actor", actor, "node", node]

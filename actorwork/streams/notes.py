@@ -52,15 +52,15 @@ class Notes:
 
     def received(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> None:
         """Note that deliveries were received: those of them that are tracked."""
-        now = at = 0.0
-        for delivery in deliveries:
-            if delivery.headers is not NO_HEADERS and is_tracked(delivery.headers):
-                if not at:
-                    now, at = self._now(), trio.current_time() + SOON
-                life = in_flight.lives[delivery.token[0]] = Life(delivery, Status.RECEIVED, now)
-                self._due[life] = (in_flight, at)
-        if at:
-            self._wake_at(at)
+        tracked = [one for one in deliveries if one.headers is not NO_HEADERS and is_tracked(one.headers)]
+        if not tracked:
+            return
+        now, at = self._now(), trio.current_time() + SOON
+        waits, lives, due = (in_flight, at), in_flight.lives, self._due
+        for delivery in tracked:
+            life = lives[delivery.token[0]] = Life(delivery, Status.RECEIVED, now)
+            due[life] = waits
+        self._wake_at(at)
 
     def note(self, delivery: Delivery, status: Status, progress: Progress | None) -> None:
         """Note more of a tracked delivery in flight; of any other one nothing."""

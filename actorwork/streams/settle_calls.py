@@ -381,6 +381,10 @@ class _Steps:
         self._in_flight = in_flight
         self._common: tuple[object, ...] | None = None
         self._counted_at = 0
+        self._of = ""
+        """The home and the run of the step before."""
+        self._before_number = ""
+        """How the ids of the messages of that run begin."""
 
     def add(self, delivery: Delivery, settlement: Ack, published: Sequence[Envelope]) -> bool:
         """Add a settlement; return False if it is not of a step, or if there is more to it than what it returned."""
@@ -403,8 +407,12 @@ class _Steps:
         life = self._in_flight.lives.get(entry)
         if key or unique or (life is not None and life.progress is not None):
             return False
-        _, _, run = of.partition("/")
-        if not run or not (number.isascii() and number.isdecimal()) or delivery.id != f"{run}/{number}":
+        if of != self._of:
+            _, slash, run = of.partition("/")
+            if not slash or not run:
+                return False
+            self._of, self._before_number = of, f"{run}/"
+        if not (number.isascii() and number.isdecimal()) or delivery.id != self._before_number + number:
             return False  # A step that was retried, or a header that was copied.
         received, started = ("", "") if life is None else life.times()
         common = (of, delivery.attempt, count, received, started)

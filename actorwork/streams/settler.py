@@ -301,6 +301,10 @@ class Settler:
                     self._counters.settled += 1
         if self.isolation.is_watching:
             self.isolation.ended(in_flight)
+        if not lost and not refused and all(type(item[1]) is Ack for item in others):
+            in_flight.release_all([item[0] for item in others])
+            self._counters.settled += len(others)
+            return []
         problems: dict[int, bytes] = dict(zip(refused[::2], refused[1::2], strict=True))
         again: list[Item] = []
         for which, item in enumerate(others, len(plain)):

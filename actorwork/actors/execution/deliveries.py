@@ -26,7 +26,7 @@ from actorwork.actors.execution.workplace import Worker, Workplace, explained, i
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_result
 from actorwork.failpoints import failpoint
-from actorwork.message import FAILED, MARKS, Json, Status, is_result_wanted, is_tracked
+from actorwork.message import FAILED, FLOW, MARKS, RESULT_TTL, Json, Status
 from actorwork.policy.minutes import TOGETHER
 from actorwork.policy.settlement import (
     ACK,
@@ -144,7 +144,7 @@ class Deliveries:
             # A message that cannot be read fails at once: no attempt will read it better.
             self.settle(worker, current, delivery, self._unread(delivery, error))
             return
-        if is_marked and consumer is not None and is_tracked(headers):
+        if is_marked and consumer is not None and (FLOW in headers or RESULT_TTL in headers):
             consumer.note(delivery, Status.STARTED)
         if _BEGUN is not None:
             _BEGUN()
@@ -187,7 +187,7 @@ class Deliveries:
                     settlement = current.runs.ack(
                         delivery, value, handler.returns, self._actor.settings.max_result_bytes
                     )
-                elif is_marked and is_result_wanted(headers):
+                elif is_marked:  # It reports no failure, so its result is wanted.
                     settlement = Ack(encode_result(value, self._actor.settings.max_result_bytes))
                 else:
                     settlement = ACK
@@ -380,7 +380,7 @@ class Deliveries:
         actor = self._actor
         worker.item = None
         seconds = self._conclude(worker, current)
-        if settlement is ACK:
+        if type(settlement) is Ack:
             # For nearly every message: a number in a list.
             ended = self._ended[delivery.source]
             ended.append(seconds)
