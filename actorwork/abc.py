@@ -969,6 +969,13 @@ class Runs(Protocol):
         """Run again what has not succeeded; return whether the run was held or had failed."""
         ...
 
+    async def shape_of_signal(self, run: str, name: str) -> str | None:
+        """Return the shape that the value of a signal wants, as JSON; None if any value will do, or if there is none.
+
+        The JSON is that of `actorwork.codec.shapes`. None, too, if the run is over, or has the value.
+        """
+        ...
+
     async def signal(self, run: str, name: str, value: bytes) -> bool:
         """Give an open run the JSON of a signal; return False if it waits for no such signal, or has its value."""
         ...

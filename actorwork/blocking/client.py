@@ -481,7 +481,10 @@ class Run(Generic[R_co]):
         return run(self._run.retry())
 
     def signal(self, name: str, value: object = None) -> bool:
-        """Give the run the value of a signal; it may come before the run waits for it."""
+        """Give the run the value of a signal; it may come before the run waits for it.
+
+        Raises `CodecError` for a value that is not of the signal's type.
+        """
         return run(self._run.signal(name, value))
 
     def forget(self) -> bool:

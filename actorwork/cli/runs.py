@@ -250,8 +250,11 @@ def signal(run_id: str, name: str, value: str, *, broker: str | None, timeout: f
     async def talk(opened: Broker, run: Run[Any], info: RunInfo, step: Step) -> None:
         async with audited(opened.audit, "signal run", f"run {run_id}: {name}", step=step):
             with step():
-                if await run.signal(name, decoded):
-                    return
+                try:
+                    if await run.signal(name, decoded):
+                        return
+                except CodecError as error:
+                    raise click.ClickException(printable(str(error))) from None
                 names = [one.name for one in await run.steps() if one.kind == "signal"]
             raise click.ClickException(printable(_no_signal(info, name, names)))
 

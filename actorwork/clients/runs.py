@@ -22,13 +22,25 @@ from actorwork.workflows.flow import Flow, check_run_id, flow_of
 from actorwork.workflows.steps import Group, Step
 
 if TYPE_CHECKING:
-    from actorwork.abc import Watch
+    from actorwork.abc import Runs, Watch
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 SHORTEST_PAUSE: Final = 0.05
 """Seconds between two looks at a run that changes all the time."""
+
+
+async def send_signal(runs: Runs, run: str, name: str, data: bytes) -> bool:
+    """Give a run the JSON of a signal, if that is of the signal's type; else raise `CodecError`."""
+    shape = await runs.shape_of_signal(run, name)
+    if shape is not None:
+        from actorwork.codec.shapes import misfit  # noqa: PLC0415 - most programs send no signals
+
+        problem = misfit(codec.loads(data), codec.loads(shape.encode()))
+        if problem:
+            raise CodecError(f"the value of signal {name!r} of run {run!r}: {problem}; the run was not given it")
+    return await runs.signal(run, name, data)
 
 
 class Run(Generic[R_co]):
@@ -158,10 +170,11 @@ class Run(Generic[R_co]):
     async def signal(self, name: str, value: object = None) -> bool:
         """Give the run the value of a signal; it may come before the run waits for it.
 
-        Return False if the run is over, has no such signal, or has its value already.
+        Return False if the run is over, has no such signal, or has its value already. Raises `CodecError` for a value
+        that is not of the signal's type; the run goes on waiting then.
         """
         check_name("the name of a signal", name)
-        return await (await self._sender.reached()).runs.signal(self.id, name, codec.encode_value(value))
+        return await send_signal((await self._sender.reached()).runs, self.id, name, codec.encode_value(value))
 
     async def forget(self) -> bool:
         """Delete the run with its results, now and not after its `results_ttl`; return whether it was over."""

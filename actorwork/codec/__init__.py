@@ -17,6 +17,7 @@ JSON only, never pickle: any client that reaches the broker may have written the
     values      values to JSON and back
     conversion  JSON values to typed ones and back: the one module that imports cattrs, when the first value needs it
     payloads    payloads of deliveries to arguments of handlers
+    shapes      what JSON a type wants, as JSON, for programs that do not have the type
 """
 
 from actorwork.codec.kinds import field_types, is_message_class, is_model, is_record, wire_name

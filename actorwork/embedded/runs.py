@@ -214,6 +214,16 @@ class RunTable:
         book = self._find(run)
         return book is not None and rules.retry(book)
 
+    def shape_of_signal(self, run: str, name: str) -> str | None:
+        """Return what the value of a signal wants, as JSON; None for any value, and if the run takes no such signal."""
+        book = self._find(run)
+        if book is None or book.status not in rules.OPEN:
+            return None
+        row = self._execute(
+            "select body from steps where run = ? and name = ? and kind = 'signal' and state <> 2", (run, name)
+        ).fetchone()
+        return None if row is None else step_from(json.loads(row[0])).type
+
     def signal(self, run: str, name: str, value: str) -> bool:
         """Give a run the value of a signal; return False if there is no open run that may take it."""
         book = self._find(run)

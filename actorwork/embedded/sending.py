@@ -286,6 +286,9 @@ class EmbeddedRuns:
     async def retry(self, run: str) -> bool:
         return await self._writer.ask(lambda store: store.runs.retry(run))
 
+    async def shape_of_signal(self, run: str, name: str) -> str | None:
+        return await self._writer.ask(lambda store: store.runs.shape_of_signal(run, name), writes=False)
+
     async def signal(self, run: str, name: str, value: bytes) -> bool:
         return await self._writer.ask(lambda store: store.runs.signal(run, name, value.decode()))
 

@@ -6,6 +6,7 @@ forwarded as soon as it has run (`forwarding.py`).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
 
 _PAGE: Final = 200
-_READS: Final = frozenset({"info", "page"})
+_READS: Final = frozenset({"info", "page", "asks"})
 """What sends nothing."""
 
 
@@ -140,6 +141,12 @@ class RedisRuns(Runs):
 
     async def retry(self, run: str) -> bool:
         return await self._change("retry", run)
+
+    async def shape_of_signal(self, run: str, name: str) -> str | None:
+        with cannot(f"look at run {run!r}"):
+            home = await self._home(run)
+            row = home and await self._run(home, run, "asks", home, run, name)
+        return json.loads(row).get("type") if row else None
 
     async def signal(self, run: str, name: str, value: bytes) -> bool:
         return await self._change("signal", run, name, value)

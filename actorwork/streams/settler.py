@@ -311,10 +311,6 @@ class Settler:
             delivery, settlement, _ = item
             problem = problems.get(which)
             is_fenced = which in lost
-            if problem is None and not is_fenced and type(settlement) is Ack:
-                in_flight.release(delivery)
-                self._counters.settled += 1
-                continue
             if problem is not None:
                 if problem.startswith(_STALE):
                     self._hand_back(in_flight, delivery, settlement, int(problem.removeprefix(_STALE)))

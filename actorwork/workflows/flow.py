@@ -238,7 +238,11 @@ class _Layout:
         after = tuple(self._need(one) for one in step.after)
         match step.part:
             case SignalPart(within=within):
-                return StepPlan(name=name, kind="signal", after=after, seconds=within)
+                from actorwork.codec.shapes import shape_of  # noqa: PLC0415 - most flows ask for no signals
+
+                shape = shape_of(step.reply)
+                wants = None if shape is None else shape.decode()
+                return StepPlan(name=name, kind="signal", after=after, seconds=within, type=wants)
             case NapPart(seconds=seconds):
                 return StepPlan(name=name, kind="nap", after=after, seconds=seconds)
             case MessagePart() as part:

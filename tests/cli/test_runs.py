@@ -158,6 +158,8 @@ def test_a_run_gets_the_value_of_its_signal(started: Shell):
     )
     refused = started("runs", "signal", "asked", "approval", "yes", code=1).stderr
     assert "the value of a signal is JSON, such as true or '\"yes\"'" in refused
+    wrong = started("runs", "signal", "asked", "approval", '"yes"', code=1).stderr
+    assert "the value of signal 'approval' of run 'asked': wants true or false, got 'yes'" in wrong
     assert started("runs", "signal", "asked", "approval", "true").stdout == "gave run 'asked' the signal 'approval'\n"
     again = started("runs", "signal", "asked", "approval", "false", code=1).stderr
     assert "has the value of 'approval' already" in again

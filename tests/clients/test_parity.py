@@ -20,7 +20,7 @@ from actorwork.clients.runs import Run
 from actorwork.clients.triggers import Triggers
 from actorwork.state.lock import Held, Lock
 from actorwork.state.shared import Shared
-from actorwork.workflows import step
+from actorwork.workflows import signal, step
 from tests.clients.programs import run_asyncio
 from tests.workflows.shop import Calculator, Note, Square
 
@@ -116,6 +116,7 @@ WRONG: Final[dict[str, Call]] = {
     "a run that is none": lambda client: client.run("none").result(timeout=60),
     "the steps of none": lambda client: client.run("none").steps(),
     "a run in vain": lambda client: client.run("waits").result(timeout=0.01),
+    "a signal of another type": lambda client: client.run("asks").signal("go", "yes"),
     "a value without a name": lambda client: client.shared("", int),
     "a value of another type": lambda client: client.shared("word", int).get(),
     "a sum of a word": lambda client: client.shared("word", str).increment(),
@@ -130,6 +131,7 @@ def prepare(client: Any) -> list[Any]:
         client.shared("word", str).set("hello"),
         client.ref("nobody").submit({}, id="submitted"),
         client.start(step(Calculator, Square(1)), id="waits"),
+        client.start(step(Calculator, Square(1), after=[signal("go", bool)]), id="asks"),
     ]
 
 

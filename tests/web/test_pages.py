@@ -328,7 +328,10 @@ async def test_triggers_are_shown_run_and_paused():
 
 async def test_a_run_is_shown_with_its_graph_and_cancelled():
     async with visit() as guest:
-        steps = (StepPlan(name="first <b>", source="a", template=("1",)), StepPlan(name="then", kind="signal"))
+        steps = (
+            StepPlan(name="first <b>", source="a", template=("1",)),
+            StepPlan(name="then", kind="signal", type='"bool"'),
+        )
         await guest.broker.runs.start(Plan(id="r1", home="h", steps=steps, result=("1",), title="words"))
         (run,) = (await guest.json("/runs"))["runs"]
         assert (run["title"], run["status"]) == ("words", "STARTED")
@@ -339,6 +342,7 @@ async def test_a_run_is_shown_with_its_graph_and_cancelled():
         assert "first <b>" not in page
         assert (await guest.json("/run", id="r1"))["steps_total"] == 2
         await guest.do("/runs/signal", 400, id="r1", name="then", value="{")
+        await guest.do("/runs/signal", 400, id="r1", name="then", value="3")
         await guest.do("/runs/signal", id="r1", name="then", value="true")
         await guest.do("/runs/signal", 409, id="r1", name="then", value="true")
         await guest.do("/runs/cancel", id="r1", reason="wrong words")

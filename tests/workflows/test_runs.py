@@ -12,6 +12,7 @@ import trio
 
 from actorwork import AskTimeout, Delivery, MessageFailed
 from actorwork.clients.runs import Run
+from actorwork.errors import CodecError
 from actorwork.message import FLOW, Envelope
 from actorwork.workflows import (
     Flow,
@@ -404,6 +405,33 @@ async def test_a_signal_gives_a_step_its_value(open_stage: OpenStage) -> None:
         assert not await run.signal("approval", False)
         assert await run.result() is True
         assert not await run.signal("approval", False)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None, [True]])
+async def test_a_signal_of_another_type_is_refused_wherever_it_is_sent_from(open_stage: OpenStage, value: Any) -> None:
+    async with open_stage() as stage, stage.open_system():
+        approval = signal("approval", bool)
+        run = await stage.client.start(step(Calculator, Text(approval.result)), id="r")
+        known_by_its_id = stage.client.run("r")
+        for one in (run, known_by_its_id):
+            with pytest.raises(CodecError) as caught:
+                await one.signal("approval", value)
+            assert str(caught.value) == (
+                f"the value of signal 'approval' of run 'r': wants true or false, got {value!r};"
+                " the run was not given it"
+            )
+        assert await known_by_its_id.signal("approval", False)
+        assert await run.result() is False
+
+
+async def test_a_signal_of_a_class_takes_what_can_be_read_as_one(open_stage: OpenStage) -> None:
+    async with open_stage() as stage, stage.open_system():
+        order = signal("order", Square)
+        run = await stage.client.start(Flow(order, also=[step(Calculator, Square(1), after=[order])]), id="r")
+        with pytest.raises(CodecError, match=r"at number: wants a whole number, got '3'; the run was not given it"):
+            await stage.client.run("r").signal("order", {"number": "3"})
+        assert await run.signal("order", Square(3))
+        assert await run.result() == Square(3)
 
 
 async def test_a_signal_may_come_before_its_step(open_stage: OpenStage) -> None:

@@ -226,9 +226,10 @@ class StepPlan:
     """One step of a run.
 
     A `message` is sent to `source` once everything that its template and `after` need has ended; a `signal` waits for a
-    value from outside, for `seconds` if given; a `nap` waits `seconds`. `undo` is sent if the run fails or is cancelled
-    after this step is done; the only step that its template needs is this one. `groups` are those of which it is a
-    member. `delay`, `at`, `lifetime` and `expires` are as in an `Envelope`.
+    value from outside, for `seconds` if given; a `nap` waits `seconds`. `type` is the wire name of a message's type, or
+    the shape that the value of a signal wants (codec/shapes.py). `undo` is sent if the run fails or is cancelled after
+    this step is done; the only step that its template needs is this one. `groups` are those of which it is a member.
+    `delay`, `at`, `lifetime` and `expires` are as in an `Envelope`.
     """
 
     name: str

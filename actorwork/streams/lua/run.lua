@@ -3,6 +3,7 @@
 -- KEYS  the run
 -- ARGV  what to do; for 'start' the run as JSON (streams/runs.py), else its home and id, then:
 --         'cancel'  the reason
+--         'asks'    the name of a signal: returns its step as JSON; '' if the run takes no such signal
 --         'signal'  the name of the signal, its value as JSON
 --         'pause', 'resume', 'retry', 'more', 'forget', 'info'  nothing
 --
@@ -29,7 +30,11 @@ end
 
 local r = run_at(ARGV[2], ARGV[3])
 if not r then
-  return what == 'info' and {} or 0
+  return what == 'info' and {} or what == 'asks' and '' or 0
+end
+if what == 'asks' then
+  local step = OPEN[r.status] and redis.call('HGET', r.at .. ':asks', ARGV[4])
+  return step and state_of(r, step) ~= 2 and redis.call('HGET', r.at .. ':steps', step) or ''
 end
 
 local function numbers_of(suffix)

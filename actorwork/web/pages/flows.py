@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from actorwork import codec
+from actorwork.clients.runs import send_signal
 from actorwork.errors import CodecError
 from actorwork.inspection.flows import in_json, step_in_json, waits_for
 from actorwork.policy.runs.drawing import svg
@@ -119,7 +120,10 @@ async def _signal(sight: Sight, run: str, form: Form) -> bool:
         value = codec.loads(text.encode())
     except CodecError as error:
         raise Refused(f'the value of a signal is JSON, such as true or "yes": {error}') from None
-    return await sight.broker.runs.signal(run, name, codec.dumps(value))
+    try:
+        return await send_signal(sight.broker.runs, run, name, codec.dumps(value))
+    except CodecError as error:
+        raise Refused(str(error)) from None
 
 
 PAGES = (Page("/runs", "Runs", "runs.html", view), Page("/run", "Run", "run.html", view_one))
