@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
@@ -119,7 +120,8 @@ def _installed() -> Iterator[str]:
 
 def _read_constants(paths: Iterable[Path]) -> None:
     """Let Hypothesis look for constants in our code, which it does only once: for a second in each of the workers."""
-    with suppress(ImportError):  # It is a private part.
+    # A private part, which warns of what a plugin does before the tests. This process ends before them.
+    with suppress(ImportError, AttributeError), warnings.catch_warnings(action="ignore"):
         constants = importlib.import_module("hypothesis.internal.constants_ast")
         for path in paths:
             module = ModuleType(path.stem)
