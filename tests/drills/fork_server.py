@@ -120,6 +120,7 @@ def import_everything() -> None:
     for module in pkgutil.walk_packages(package.__path__, "actorwork."):
         if not module.name.startswith(("actorwork.__main__", "actorwork.cli", "actorwork.testing")):
             importlib.import_module(module.name)
+    importlib.import_module("trio_util")  # The package imports it when a node starts.
     for program in ("workers", "poisoned"):
         importlib.import_module(f"tests.drills.{program}")
     gc.collect()

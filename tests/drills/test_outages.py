@@ -127,7 +127,7 @@ Wipe = Callable[[Redis], object]
 
 WIPES: dict[str, Wipe] = {
     "FLUSHALL": lambda redis: redis("FLUSHALL"),
-    "FLUSHALL and SCRIPT FLUSH": lambda redis: redis.server.flush(),
+    "FLUSHALL and SCRIPT FLUSH": lambda redis: [redis("FLUSHALL"), redis("SCRIPT", "FLUSH")],
     "DEL of the stream": lambda redis: redis("DEL", "work"),
     "SCRIPT FLUSH": lambda redis: redis("SCRIPT", "FLUSH"),
     "CLIENT KILL": lambda redis: redis("CLIENT", "KILL", "TYPE", "normal"),

@@ -68,6 +68,8 @@ async def test_a_script_is_loaded_with_the_connection(redis_url: str):
 
 async def test_scripts_that_the_server_knows_are_not_sent_again(redis_url: str):
     long = Script("long", f"-- {'x' * 10_000}\nreturn 1")
+    async with open_client(redis_url) as client:
+        await client.call("SCRIPT", "FLUSH")  # Another test may have loaded them.
     async with open_client(redis_url, scripts=[ADD, long]) as client:
         assert client.statistics().bytes_sent > 10_000
     async with open_client(redis_url, scripts=[ADD, long]) as client:
