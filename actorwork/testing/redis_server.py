@@ -142,7 +142,7 @@ class RedisServer:
             process.wait()
 
     def flush(self) -> None:
-        """Delete all data. Scripts stay loaded: the next test would load and compile them again, for 20 ms of a core."""
+        """Delete all data. Scripts stay loaded: otherwise each test loads and compiles them, for 20 ms of a core."""
         reply = self._ask("FLUSHALL")
         if reply != b"+OK\r\n":
             raise RuntimeError(f"redis-server refused FLUSHALL: {reply!r}")
