@@ -11,7 +11,7 @@ quicker, the whole cluster starts again with others.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -108,10 +108,15 @@ class RedisCluster:
         raise LookupError(f"{primary!r} has no replica: open_redis_cluster(replicas=1)")
 
     def fail_over(self, primary: Member, how: str = "") -> Member:
-        """Make a replica of a primary take its place, wait for it, and return it. `how` is FORCE or TAKEOVER."""
+        """Make a replica of a primary take its place, wait until all members know, and return it.
+
+        `how` is FORCE or TAKEOVER. A primary that members still take for one could not replace its successor in turn:
+        they would not vote for it.
+        """
         replica = self.replica_of(primary)
         replica.call("CLUSTER", "FAILOVER", *([how] if how else []))
         self.wait_primary(replica)
+        self._tell(primary, lambda line: "slave" in line[2])
         return replica
 
     def wait_primary(self, member: Member) -> None:
@@ -124,26 +129,37 @@ class RedisCluster:
         Returns once all members know of it. So a slot may be moved again at once: a member that had not heard of the
         last move could believe an earlier owner, and then no member has the slot.
         """
-        if b"role:master" not in target.call("INFO", "replication"):
-            raise ValueError(f"{target!r} is a replica: slots are moved to primaries")
-        slot, source = key_slot(key), self.owner(key)
-        number, source_id, target_id = str(slot), node_id(source), node_id(target)
-        target.call("CLUSTER", "SETSLOT", number, "IMPORTING", source_id)
-        source.call("CLUSTER", "SETSLOT", number, "MIGRATING", target_id)
+        source = self.begin_move(key, target)
+        number, target_id = str(key_slot(key)), node_id(target)
         while moved := _texts(source.call("CLUSTER", "GETKEYSINSLOT", number, str(_MOVED_AT_ONCE))):
             source.call("MIGRATE", target.place[0], str(target.port), "", "0", "10000", "KEYS", *moved)
         for member in (target, source, *self.primaries):
             if member.process is not None:
                 member.call("CLUSTER", "SETSLOT", number, "NODE", target_id)
-        epoch = _epoch(target, target_id)
+        epoch = _epoch(_line_of(target, target_id))
+        self._tell(target, lambda line: _epoch(line) >= epoch)
+
+    def _tell(self, changed: Member, is_known: Callable[[Sequence[str]], object]) -> None:
+        """Wait until all members know what has changed about one of them, by its line among their nodes."""
+        name = node_id(changed)
         for member in self.members:
-            if member.process is not None and member is not target:
-                # It hears of the new epoch from the answer, and else from what the two say to each other next.
-                member.call("CLUSTER", "MEET", target.place[0], str(target.port))
-                wait_for(
-                    lambda member=member: _epoch(member, target_id) >= epoch,
-                    f"{member!r} to know that {target!r} owns it",
-                )
+            if member.process is not None:
+                if member is not changed:
+                    # It hears of it from the answer, and else from what the two say to each other next.
+                    member.call("CLUSTER", "MEET", changed.place[0], str(changed.port))
+                wait_for(lambda member=member: is_known(_line_of(member, name)), f"{member!r} to know of {changed!r}")
+
+    def begin_move(self, key: str, target: Member) -> Member:
+        """Begin to move the slot of a key, and return its primary; `move` goes on, and ends it.
+
+        In between, the primary answers what concerns a key that it does not have with ASK, and no script runs.
+        """
+        if b"role:master" not in target.call("INFO", "replication"):
+            raise ValueError(f"{target!r} is a replica: slots are moved to primaries")
+        number, source = str(key_slot(key)), self.owner(key)
+        target.call("CLUSTER", "SETSLOT", number, "IMPORTING", node_id(source))
+        source.call("CLUSTER", "SETSLOT", number, "MIGRATING", node_id(target))
+        return source
 
     def flush(self) -> None:
         """Forget all data; the slots stay where they are."""
@@ -160,10 +176,15 @@ def node_id(member: Member) -> str:
     return _texts(member.call("CLUSTER", "MYID"))[0]
 
 
-def _epoch(member: Member, node: str) -> int:
-    """Return the epoch of a member's slots, as another one knows it: of two that claim a slot the later one has it."""
-    lines = [line.split() for line in member.call("CLUSTER", "NODES").decode().split("\n")]
-    return next((int(line[6]) for line in lines if line and line[0] == node), -1)
+def _line_of(member: Member, node: str) -> Sequence[str]:
+    """Return what a member knows of one of them, as CLUSTER NODES writes it."""
+    lines = [line.split(" ") for line in member.call("CLUSTER", "NODES").decode().split("\n")]
+    return next(line for line in lines if line[0] == node)
+
+
+def _epoch(line: Sequence[str]) -> int:
+    """Return the epoch of the slots of a member: of two that claim a slot the one with the later epoch has it."""
+    return int(line[6])
 
 
 def _has(member: Member, slot: int) -> bool:

@@ -51,7 +51,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
 
     Neighbours of the last ones in their files always run: other ends of a process, other outages, the other example,
     the application itself without its server, the bridge to Celery without a worker of it, the model
-    that finds the mutants of states, all that tests do with such clusters.
+    that finds the mutants of states, all that tests do with such clusters, other changes of a cluster.
     """
     assert {name for name, test in functions().items() if not always_runs(test)} == {
         "test_a_minute_of_silence_under_a_stream_of_messages",
@@ -59,6 +59,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_minute_of_chaos",
         "test_mypy_refuses_what_has_to_be_refused",
         "test_a_minute_of_the_harness",
+        "test_nodes_that_slept_while_their_cluster_changed_settle_nothing_twice",
         "test_the_example_of_a_cluster_for_tests_runs",
         "test_the_model_sees_a_state_that_is_written_beside_the_script",
         "test_the_model_sees_that_a_node_goes_on_with_an_old_state",

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from datetime import datetime
+from itertools import chain, repeat
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,8 @@ from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.failpoints import VARIABLE
 from actorwork.message import RESULT_TTL, Envelope, MessageIds
+from actorwork.streams import keys
+from actorwork.streams.broker import RedisBroker
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_server import RedisServer
@@ -289,17 +292,24 @@ class Place:
         self.broker = broker
         self._ids = MessageIds(os.urandom(8).hex())
 
-    async def send(self, source: str, messages: Iterable[object]) -> list[str]:
+    async def send(self, source: str, messages: Iterable[object], *, keys: Iterable[str | None] = ()) -> list[str]:
         """Send JSON values, each of which asks for its outcome to be stored; return their ids."""
         headers = {RESULT_TTL: 60}
-        envelopes = [Envelope(source, next(self._ids), json.dumps(one).encode(), None, headers) for one in messages]
+        envelopes = [
+            Envelope(source, next(self._ids), json.dumps(one).encode(), None, headers, key=key)
+            for one, key in zip(messages, chain(keys, repeat(None)), strict=False)
+        ]
         await self.broker.publish(envelopes)
         return [envelope.id for envelope in envelopes]
 
-    async def send_numbers(self, source: str, numbers: Iterable[int], **more: object) -> dict[int, str]:
-        """Send a message for each number; return their ids by number."""
+    async def send_numbers(
+        self, source: str, numbers: Iterable[int], *, keys: int = 0, **more: object
+    ) -> dict[int, str]:
+        """Send a message for each number, with one of so many keys; return their ids by number."""
         numbers = list(numbers)
-        return dict(zip(numbers, await self.send(source, [{"number": one, **more} for one in numbers]), strict=True))
+        messages = [{"number": one, **more} for one in numbers]
+        ids = await self.send(source, messages, keys=[f"key {one % keys}" for one in numbers] if keys else ())
+        return dict(zip(numbers, ids, strict=True))
 
     async def wait_empty(self, *sources: str, within: float = PATIENCE) -> None:
         for source in sources:
@@ -308,6 +318,11 @@ class Place:
                 return await self.broker.backlog(source) == 0
 
             await until_true(is_empty, f"an empty source {source!r}", within=within)
+
+    async def is_forwarded(self, source: str) -> bool:
+        """Return whether the outbox of a source on a cluster is empty."""
+        assert isinstance(self.broker, RedisBroker)
+        return await self.broker.client.call("XLEN", keys.outbox(source)) == 0
 
     async def kill(self, node: Node) -> None:
         """Kill a node, and release its lease, as a parent process does: nothing waits until it has expired."""

@@ -108,8 +108,8 @@ class Scene:
         ledger = self.drill.ledger
         return ledger.count("begun", pid=node.pid) > ledger.count("ended", pid=node.pid)
 
-    async def send(self, first: int, last: int, **more: object) -> None:
-        self.sent.update(await self.place.send_numbers(WORK, range(first, last), **more))
+    async def send(self, first: int, last: int, *, gate: str = "") -> None:
+        self.sent.update(await self.place.send_numbers(WORK, range(first, last), gate=gate))
 
     async def go_on(self, count: int) -> None:
         """Send that many messages at a steady rate, one lot after the other."""

@@ -22,8 +22,6 @@ import trio
 
 from actorwork.message import RESULT_TTL, Envelope, MessageIds
 from actorwork.policy.entities import mark_of
-from actorwork.streams import keys
-from actorwork.streams.broker import RedisBroker
 from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.ledger import Account
 from actorwork.testing.proxy import FaultProxy, open_proxy
@@ -470,14 +468,9 @@ async def test_what_a_node_that_died_has_sent_to_another_slot_arrives_once(
         heir = await drill.start_up("worker", redis_cluster.url, lease=2, max_crashes=MANY)
         assert await place.broker.release_lease(dying.incarnation)
         await place.wait_empty("work")
-        await until_true(lambda: _is_forwarded(place), "an empty outbox")
+        await until_true(lambda: place.is_forwarded("work"), "an empty outbox")
         await heir.stop()
         await place.check_account(list(sent))
-
-
-async def _is_forwarded(place: Place, source: str = "work") -> bool:
-    assert isinstance(place.broker, RedisBroker)
-    return await place.broker.client.call("XLEN", keys.outbox(source)) == 0
 
 
 @pytest.mark.parametrize(
@@ -502,7 +495,7 @@ async def test_a_batch_over_two_slots_is_summed_once_whenever_its_node_dies(
         assert await place.broker.release_lease(dying.incarnation)
         await place.wait_empty("left", "right")
         for home in ("left", "right"):
-            await until_true(lambda home=home: _is_forwarded(place, home), "an empty outbox")
+            await until_true(lambda home=home: place.is_forwarded(home), "an empty outbox")
         await heir.stop()
         summed = [number for receipt in await place.receipts() for number in receipt["number"]]
         assert sorted(summed) == sorted(sent)

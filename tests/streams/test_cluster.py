@@ -144,11 +144,10 @@ async def test_a_slot_that_moves_is_asked_at_both_primaries_and_runs_no_script(c
     """The primary that the slot leaves has one key of it, and the other one another."""
     source = cluster.owner("orders")
     target = another(cluster, source)
-    slot, there = str(key_slot("orders")), "{orders}2"
+    there = "{orders}2"
     async with opened(cluster, scripts=[GET]) as client:
         await client.call_many([("SET", "orders", "1"), ("SET", there, "2")])
-        target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id := _id(source))
-        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id := _id(target))
+        assert cluster.begin_move("orders", target) is source
         source.call("MIGRATE", "127.0.0.1", str(target.port), there, "0", "10000")
         assert await client.call_many([("GET", "orders"), ("GET", there)]) == [b"1", b"2"]
         found: list[bytes] = []
@@ -161,15 +160,8 @@ async def test_a_slot_that_moves_is_asked_at_both_primaries_and_runs_no_script(c
             for _ in range(20):
                 assert await client.call("GET", there) == b"2"
             assert not found, "the script waits for the slot"
-            source.call("MIGRATE", "127.0.0.1", str(target.port), "orders", "0", "10000")
-            for member in (target, source, *cluster.primaries):
-                member.call("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+            cluster.move("orders", target)
         assert found == [b"1"]
-    assert source_id != target_id
-
-
-def _id(member: Member) -> str:
-    return member.call("CLUSTER", "MYID").decode().split("\r\n")[1]
 
 
 @pytest.mark.parametrize(
