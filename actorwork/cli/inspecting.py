@@ -392,14 +392,16 @@ def _actor_row(actor: ActorInfo) -> Sequence[str]:
 def _source_row(source: SourceInfo) -> Sequence[str]:
     from actorwork.inspection.words import source_in_words
 
+    shown = source_in_words(source.name, source.actors)
+    why = "" if source.why is None else str(source.why)
     return (
-        source_in_words(source.name, source.actors),
+        shown,
         f"{source.backlog:,}",
         "-" if source.oldest is None else length(source.oldest),
         f"{source.delayed:,}",
         f"{source.dead:,}",
         str(len(source.nodes)),
-        "" if source.why is None else str(source.why),
+        why if shown == source.name else why.replace(repr(source.name), shown),
     )
 
 

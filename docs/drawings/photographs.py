@@ -65,13 +65,19 @@ def photograph_dashboard(url: str, directory: str) -> None:
     found = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with driver.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        page = browser.new_context(viewport={"width": 1280, "height": 760}).new_page()
+        page = browser.new_context(viewport={"width": 1280, "height": 1060}).new_page()
         page.goto(url)
         page.wait_for_selector("text=What needs a person")
-        page.evaluate("([from]) => document.querySelectorAll('main *').forEach(element => {"
-                      " if (!element.children.length) element.textContent = element.textContent.replace(from, '') })",
-                      [f"{directory}/"])  # fmt: skip
-        page.screenshot(path=PICTURES / "dashboard.png")
+        while True:
+            page.evaluate(
+                "([from]) => document.querySelectorAll('main *').forEach(element => {"
+                " if (!element.children.length) element.textContent = element.textContent.replace(from, '') })",
+                [f"{directory}/"],
+            )
+            page.screenshot(path=PICTURES / "dashboard.png")
+            # The page follows what happens: it may have been drawn again in between.
+            if directory not in page.inner_text("main"):
+                break
         browser.close()
 
 

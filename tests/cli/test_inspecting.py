@@ -98,9 +98,12 @@ def test_the_own_source_of_an_actor_is_named_as_commands_take_it(shell: Shell):
         tree = PartReport(title="root", kind="one_for_one", children=(till,))
         found = NodeReport(name="h:7", host="h", pid=7, version="1", started=now, at=now, interval=300, tree=tree)
         await broker.reports.write("0123", written(found), now=now, ttl=60)
+        await broker.publish([Envelope(own, "m1", b"{}")])
 
     shell.at_broker(reader)
     assert "actor:till" in shell("inspect").stdout
+    assert "1 message in actor:till" in shell("inspect").stdout
+    assert own not in shell("inspect").stdout
     assert "reads orders, actor:till" in shell("inspect", "actor", "till").stdout
     assert "actor:till" in shell("inspect", "source", own).stdout
     assert {source["name"] for source in shell.json("inspect")["sources"]} == {"orders", own}
