@@ -54,7 +54,9 @@ from actorwork.streams.transport.wire import is_list_of
 _BLOCK: Final = 5.0
 _MOST: Final = 1000
 _MOST_BEHIND: Final = 2 * OTHERS_AT_ONCE
-"""How many settlements may wait for the server while more is read, and how much is read then."""
+"""How many settlements may wait for the server while more is read, and how much is read then. Of entities twice as many
+may wait: before their handlers begin, their states are loaded, after what the server settles meanwhile.
+"""
 _FEW: Final = 64
 """In a room for fewer a reader always asks for its share: turns end with a read that finds nothing."""
 _REPLIES_WITHIN: Final = 1.0
@@ -92,6 +94,7 @@ class Reader:
         self._sources = sources
         self._key = sources.names[0]
         """Its slot is that of all of them."""
+        self._most_behind = _MOST_BEHIND * (1 if sources.subscription.states_known is None else 2)
         self._reclaimer = reclaimer
         self._room = room
         self._turn = 0
@@ -189,7 +192,7 @@ class Reader:
         """Wait for room, and read; return whether to read again at once."""
         sources = self._sources
         sink = sources.sink
-        if sources.backlog() > _MOST_BEHIND:
+        if sources.backlog() > self._most_behind:
             await sources.wait_settled()
             return True
         if self._has_left and exclusive is not None and sources.streams and not sources.urgent:
@@ -232,7 +235,7 @@ class Reader:
             return True
         credit = room = sources.sink.credit()
         if sources.backlog():
-            room = min(room, _MOST_BEHIND)
+            room = min(room, self._most_behind)
         if not takes_all:
             room = self._room.share(room)
         if room <= 0 or not sources.streams:

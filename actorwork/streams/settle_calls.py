@@ -334,7 +334,7 @@ def _add_other(
 
 def _keyed_args(in_flight: InFlightEntries, others: Iterable[Item]) -> list[Any] | None:
     """Return settlements in the form of lua/settle_keyed.lua; None if there is more to one of them than it does."""
-    common: tuple[bytes | str | int, ...] | None = None
+    first: StateChange | None = None
     args: list[Any] = []
     for delivery, settlement, published in others:
         token, headers = delivery.token, delivery.headers
@@ -363,14 +363,13 @@ def _keyed_args(in_flight: InFlightEntries, others: Iterable[Item]) -> list[Any]
             end = (*end, record, address if isinstance(address, str) else "")
         if change is not None:
             kind += "="
-            version, stamp, schema, ttl, kept, mark, data = _change_args(change)
-            if common is None:
-                common = schema, ttl, kept
-            elif common != (schema, ttl, kept):
+            if first is None:
+                first = change
+            elif (change.schema, change.ttl, change.history) != (first.schema, first.ttl, first.history):
                 return None
-            end = (*end, version, stamp, mark, data)
+            end = (*end, change.version, change.stamp, change.mark, change.data or b"")
         args += (kind, entry, count, delivery.id, key, *end)
-    return [*(common or ("", "", "")), *args]
+    return [*(("", "", "") if first is None else _change_args(first)[2:5]), *args]
 
 
 class _Steps:

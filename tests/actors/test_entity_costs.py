@@ -3,6 +3,7 @@
 import gc
 import sys
 import types
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import trio
 from actorwork import Entities, Entity, Settings, receive
 from actorwork.abc import Subscription
 from actorwork.actors.entities.entity import ACTIVATION
+from actorwork.actors.entities.host import BURST
 from actorwork.embedded.node import EmbeddedNode
 from actorwork.message import Delivery, Envelope
 from actorwork.policy.entities import FoundState
@@ -134,3 +136,30 @@ async def test_idle_instances_cost_no_step_until_they_are_passivated(count: int)
         trio.lowlevel.remove_instrument(steps)
         assert host.active == 0
         assert steps.count <= 3, "those that were used together are passivated together"
+
+
+async def test_other_tasks_have_a_turn_while_many_messages_are_handled():
+    turn = 0
+    turns: list[int] = []
+    ended = trio.Event()
+
+    class Many(Entity[Balance]):
+        settings = Settings(title="many", concurrency=64)
+
+        @receive
+        async def add(self, *, amount: int) -> None:
+            self.state.amount += amount
+            turns.append(turn)
+            if len(turns) == 10 * BURST:
+                ended.set()
+
+    source = Many.settings.default_source
+    async with open_test_system(Many) as system:
+        await system.broker.publish(
+            [Envelope(source, f"{n}", b'{"amount": 1}', key=f"{n}", headers={}) for n in range(10 * BURST)]
+        )
+        while not ended.is_set():
+            turn += 1
+            await trio.lowlevel.checkpoint()
+    # Tasks run in random order within a tick of the scheduler: two bursts may be between two turns of this one.
+    assert max(Counter(turns).values()) < 3 * BURST

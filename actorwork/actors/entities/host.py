@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 64
 """How many activations are passivated at once when the actor ends."""
+BURST: Final = 64
+"""How many messages are handled before other tasks have a turn."""
+_RESUMED: Final = 4
+"""How many of those that waited for that go on then, each of which lets another one go on."""
 _EVERY: Final = 60.0
 """Seconds between two events about the same key whose state cannot be used."""
 _MOST_STALLED: Final = 1000
@@ -111,6 +115,7 @@ class EntityHost:
             actor.consumer.hold_known = self._ahead.hold
         self._stamp, self._commits = os.urandom(8).hex(), itertools.count()
         """What the stamps of its commits are made of: no two are the same."""
+        self._turns = _Turns()
         self._is_sweeping = False
         self._stalled: dict[str, float] = {}
         """When the last event about a key whose state cannot be used was emitted."""
@@ -155,6 +160,10 @@ class EntityHost:
         current = in_flight.get()
         if not isinstance(current, InFlight):
             raise MessageRefused(_no_local_messages(self._settings.title))
+        turns = self._turns
+        turns.taken += 1
+        if turns.taken > BURST:
+            await turns.give_way()
         activation = await self._activated(current, trio.current_time())
         if activation is None:
             return None
@@ -409,6 +418,33 @@ class EntityHost:
             self._actor.services.emit(
                 events.EntityLarge(self._settings.id, self._settings.title, activation.key, size, limit)
             )
+
+
+class _Turns:
+    """Lets other tasks have a turn after a burst of messages: those that settle, and read.
+
+    Executors wait for the states of a read together, and go on in the same turn of the scheduler, each with a burst of
+    its own. Without this the broker would settle all it has meanwhile, and then have nothing to do.
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+        """How many messages were begun since other tasks had a turn."""
+        self._is_giving_way = False
+        self._behind = trio.lowlevel.ParkingLot()
+
+    async def give_way(self) -> None:
+        """Wait until other tasks have had a turn."""
+        if self._is_giving_way:
+            await self._behind.park()
+            self._behind.unpark()
+            return
+        self._is_giving_way = True
+        try:
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._is_giving_way, self.taken = False, 0
+            self._behind.unpark(count=_RESUMED)
 
 
 class _Holder:
