@@ -1,19 +1,26 @@
 """A producer that is killed while its broker is silent: what it had accepted arrives once, in order."""
 
+import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from actorwork import Spool, open_client
+from actorwork.streams.broker import RedisBroker
 from actorwork.testing.proxy import open_proxy
+from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.testing.redis_server import open_redis_server
+from tests.forms import forms
 
 from . import producer
-from .conftest import PATIENCE, ROOT, Drill, Redis, until
+from .conftest import PATIENCE, ROOT, Drill, Redis, open_place, until
 
 
 class Producers:
@@ -49,25 +56,70 @@ class Producers:
         await until(lambda: self._drill.ledger.count("kept") >= goal, f"{more} more messages", within=within)
 
 
-def arrived(here: Redis, source: str) -> list[int]:
-    """Return the numbers in a source, in the order of the stream."""
-    entries: list[tuple[bytes, list[bytes]]] = here("XRANGE", source, "-", "+")
+@attrs.frozen
+class Quiet:
+    """A broker that can be made to say nothing, while connections to it stay, and new ones are made."""
+
+    url: str
+    fall_silent: Callable[[], object]
+    speak: Callable[[], object]
+
+
+@asynccontextmanager
+async def behind_a_proxy(url: str) -> AsyncGenerator[Quiet]:
+    async with open_proxy(url) as proxy:
+        yield Quiet(proxy.url, proxy.black_hole, proxy.flow)
+
+
+@asynccontextmanager
+async def of_primaries(cluster: RedisCluster) -> AsyncGenerator[Quiet]:
+    """A cluster all of whose primaries stand still for a while."""
+
+    def send(which: signal.Signals) -> None:
+        for member in cluster.members:
+            member.send_signal(which)
+
+    cluster.flush()
+    try:
+        yield Quiet(cluster.url, partial(send, signal.SIGSTOP), partial(send, signal.SIGCONT))
+    finally:
+        send(signal.SIGCONT)
+
+
+@pytest.fixture(params=forms("redis", more=["cluster"]))
+def quiet(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Quiet]:
+    if request.param == "redis":
+        return behind_a_proxy(request.getfixturevalue("redis_url"))
+    return of_primaries(request.getfixturevalue("primaries"))
+
+
+def numbers_of(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[int]:
     return [int(dict(zip(fields[::2], fields[1::2], strict=True))[b"data"]) for _, fields in entries]
 
 
-async def check_arrivals(here: Redis, drill: Drill) -> int:
+def arrived(here: Redis, source: str) -> list[int]:
+    """Return the numbers in a source, in the order of the stream."""
+    return numbers_of(here("XRANGE", source, "-", "+"))
+
+
+async def check_arrivals(url: str, drill: Drill) -> int:
     """Check that the accepted messages have arrived, each once and in order; return their number.
 
     A client in this process replays what the last producer left in its spool.
     """
-    async with open_client(here.url, spool=Spool(path=drill.folder / "spool.sqlite3")) as client:
+    async with open_client(url, spool=Spool(path=drill.folder / "spool.sqlite3")) as client:
         with trio.fail_after(PATIENCE):
             await client.wait_replayed()
         assert client.statistics()["spool_messages"] == 0
+    found: dict[str, list[int]] = {}
+    async with open_place(url) as place:
+        assert isinstance(place.broker, RedisBroker)
+        for source in producer.SOURCES:
+            found[source] = numbers_of(await place.broker.client.call("XRANGE", source, "-", "+"))
     total = 0
     for source in producer.SOURCES:
         kept = [note.facts["number"] for note in drill.ledger.notes("kept") if note.facts["source"] == source]
-        numbers = arrived(here, source)
+        numbers = found[source]
         assert set(kept) <= set(numbers), "nothing is lost"
         assert numbers == sorted(set(numbers)), "each once, and in order"
         assert kept == sorted(set(kept))
@@ -120,24 +172,26 @@ async def test_a_client_that_is_opened_before_its_server_sends_when_it_comes(tmp
         assert arrived(Redis(server), "orders") == [0]
 
 
-async def test_a_producer_that_is_killed_while_its_broker_is_silent_loses_nothing(here: Redis, drill: Drill):
-    async with open_proxy(here.url) as proxy:
-        producers = Producers(drill, proxy.url, 200)
+async def test_a_producer_that_is_killed_while_its_broker_is_silent_loses_nothing(
+    quiet: AbstractAsyncContextManager[Quiet], drill: Drill
+):
+    async with quiet as broker:
+        producers = Producers(drill, broker.url, 200)
         try:
             producers.start()
             await producers.wait_kept(50)
-            proxy.black_hole()
+            broker.fall_silent()
             await producers.wait_kept(100)
             producers.kill()
             producers.start()
             await producers.wait_kept(100)
-            proxy.flow()
+            broker.speak()
             await producers.wait_kept(10)
             producers.kill()  # In the middle of its replay, or nearly so.
             producers.start()
             await producers.wait_kept(50)
             await producers.stop()
-            assert await check_arrivals(here, drill) > 300
+            assert await check_arrivals(broker.url, drill) > 300
         finally:
             producers.kill()
 
@@ -161,6 +215,6 @@ async def test_a_minute_of_silence_under_a_stream_of_messages(here: Redis, drill
             producers.start()
             await producers.wait_kept(400)
             await producers.stop()
-            assert await check_arrivals(here, drill) > 3000
+            assert await check_arrivals(here.url, drill) > 3000
         finally:
             producers.kill()

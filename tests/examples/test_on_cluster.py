@@ -7,11 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from actorwork import sync
 from actorwork.testing.redis_cluster import RedisCluster
 from tests.examples import test_products, test_testgen
-from tests.examples.programs import PATIENCE, ROOT, api_of, running, until
+from tests.examples.programs import PATIENCE, ROOT, api_of, running, until, without_logs_of_litestar
 from tests.examples.test_scripts import output_of
 from tests.forms import forms
 
@@ -125,13 +126,65 @@ def django(url: str, folder: Path) -> None:
             assert until(lambda: browser.get(f"/texts/{sent}").json()["words"], "the words") == 4
 
 
+def quart_flask_and_litestar(url: str, _: Path) -> None:
+    """The actor runs in the first of them, and the others, each with a client of its own kind, send to it."""
+    # Not above: each worker imports every test.
+    from litestar.testing import TestClient
+
+    from examples.frameworks import flask_app, quart_app
+
+    def by_flask() -> None:
+        app = flask_app.make_app(url)
+        sent = app.test_client().post("/texts", data={"text": TEXT}).get_json()["id"]
+        with app.app_context():
+            assert flask_app.actors.client.receipt(sent).result(timeout=PATIENCE) == 4
+        flask_app.actors.close(app)
+
+    def by_litestar() -> None:
+        from examples.frameworks import litestar_app
+
+        with TestClient(litestar_app.make_app(url)) as browser:
+            sent = browser.post("/texts", json={"text": TEXT}).json()["id"]
+            assert until(lambda: browser.get(f"/texts/{sent}").json()["words"], "the words") == 4
+
+    async def main() -> None:
+        async with quart_app.make_app(url).test_app() as serving:
+            browser = serving.test_client()
+            sent = (await (await browser.post("/texts", json={"text": TEXT})).get_json())["id"]
+            while (await (await browser.get(f"/texts/{sent}")).get_json())["words"] != 4:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await trio.to_thread.run_sync(by_flask)
+            await trio.to_thread.run_sync(by_litestar)
+
+    with without_logs_of_litestar():
+        trio.run(main)
+
+
+CHECKS: dict[str, list[Callable[[str, Path], None]]] = {
+    "quickstart.py": [quickstart],
+    "crawler.py": [crawler],
+    "clock.py": [clock],
+    "pool.py": [pool],
+    "everwork.py": [everwork],
+    "shop.py": [shop],
+    "census.py": [census],
+    "dashboard.py": [dashboard],
+    "products": [products],
+    "testgen": [generated_tests],
+    "frameworks": [fastapi, django, quart_flask_and_litestar],
+}
 QUICK = [quickstart, crawler]
-OTHERS = [
-    clock, pool, everwork, shop, census, dashboard, products, generated_tests, fastapi, django,
-]  # fmt: skip
 
 
-@pytest.mark.parametrize("check", forms(*QUICK, more=OTHERS))
+def test_each_example_that_takes_a_broker_is_checked() -> None:
+    chapter = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    taking = re.findall(r"^\| `examples/([\w.]+)` \| \S", chapter, re.MULTILINE)
+    assert sorted(taking) == sorted(CHECKS)
+
+
+@pytest.mark.parametrize(
+    "check", forms(*QUICK, more=[one for checks in CHECKS.values() for one in checks if one not in QUICK])
+)
 def test_an_example_runs_on_a_cluster_by_its_url_alone(
     url: str, tmp_path: Path, check: Callable[[str, Path], None]
 ) -> None:

@@ -1,13 +1,12 @@
 """Actors at work, for applications that send to them: in a thread beside the tests, at the embedded broker."""
 
-import importlib
-import logging
 from collections.abc import Iterator
 
 import pytest
 
 from actorwork import SystemThread
 from examples.frameworks.actors import Counter
+from tests.examples.programs import without_logs_of_litestar
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +18,6 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def no_litestar_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep Litestar from configuring the logging of the process, which it does whenever an application is made."""
-    config = importlib.import_module("litestar.logging.config").LoggingConfig
-
-    def configure(_: object) -> object:
-        return logging.getLogger
-
-    monkeypatch.setattr(config, "configure", configure)
+def no_litestar_logs() -> Iterator[None]:
+    with without_logs_of_litestar():
+        yield
