@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -125,6 +126,7 @@ async def test_spans_have_the_attributes_of_the_conventions(mock_clock: trio.tes
         "messaging.destination.name": First.settings.default_source,
         "messaging.destination.template": "actor:first",
         "messaging.consumer.group.name": "first",
+        "messaging.client.id": f"{socket.gethostname()}:{os.getpid()}",
         "messaging.message.id": "m1",
         "actorwork.actor": "first",
         "actorwork.attempt": 1,
@@ -173,6 +175,7 @@ async def test_a_call_that_sends_many_messages_has_one_span_whose_context_they_c
         "messaging.operation.name": "send",
         "messaging.operation.type": "send",
         "messaging.destination.name": Second.settings.default_source,
+        "messaging.client.id": f"{socket.gethostname()}:{os.getpid()}",
         "messaging.batch.message_count": 3,
         "server.address": "cache",
         "server.port": 6379,

@@ -8,6 +8,8 @@ actor and for the number of an attempt: those are `actorwork.actor` and `actorwo
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
@@ -32,6 +34,7 @@ PROCESS_EXCEPTION: Final = "messaging.process.exception"
 SEND_EXCEPTION: Final = "messaging.send.exception"
 """The name of the log event of an exception that a call of a client has raised, which sends."""
 OTHER_ERROR: Final = "_OTHER"
+_HOST: Final = socket.gethostname()
 
 
 def own_version() -> str:
@@ -53,6 +56,11 @@ def attributes_of_broker(url: str) -> dict[str, AttributeValue]:
         found["server.address"] = parts.hostname
         found["server.port"] = parts.port or 6379
     return found
+
+
+def client_id() -> str:
+    """Return the name of this process, as nodes report themselves: host:pid. It differs in a fork."""
+    return f"{_HOST}:{os.getpid()}"
 
 
 _OPERATIONS: Final[Mapping[str, str]] = {
@@ -119,6 +127,7 @@ def attributes_of_process(settings: Settings, source: str) -> dict[str, Attribut
         "messaging.operation.type": "process",
         "messaging.destination.name": source,
         "messaging.consumer.group.name": settings.title or settings.id,
+        "messaging.client.id": client_id(),
         "actorwork.actor": settings.title or settings.id,
     }
     if (shown := destination_of(source, settings)) != source:
@@ -142,6 +151,7 @@ def attributes_of_create(envelope: Envelope) -> dict[str, AttributeValue]:
     found: dict[str, AttributeValue] = {
         "messaging.operation.name": "create",
         "messaging.operation.type": "create",
+        "messaging.client.id": client_id(),
         "messaging.destination.name": envelope.source,
     }
     if envelope.id:  # What an actor publishes gets its id with the settlement.
@@ -151,7 +161,11 @@ def attributes_of_create(envelope: Envelope) -> dict[str, AttributeValue]:
 
 def attributes_of_send(envelopes: Sequence[Envelope]) -> dict[str, AttributeValue]:
     """Return the attributes of the span of a call that sends."""
-    found: dict[str, AttributeValue] = {"messaging.operation.name": "send", "messaging.operation.type": "send"}
+    found: dict[str, AttributeValue] = {
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.client.id": client_id(),
+    }
     first = envelopes[0]
     if len(envelopes) > 1:
         found["messaging.batch.message_count"] = len(envelopes)
