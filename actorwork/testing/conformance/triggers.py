@@ -254,22 +254,36 @@ class PauseTests(ContractTests):
 
     async def test_from_a_source_that_is_withheld_nothing_is_taken(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "shop", "mail") as consumer:
+            # Both sources have a reader before one of them is withheld.
+            await broker.publish([*self.envelopes("shop", 1), *self.envelopes("mail", 1)])
+            for delivery in await consumer.take(2):
+                await consumer.settle(delivery)
             consumer.node.pause_sources(consumer.subscription, {"shop"})
-            # Deliveries already read may still be offered: they are released.
-            await broker.publish(self.envelopes("shop", 1))
+            # A delivery already read may still be offered, and sources in several slots are read independently of each
+            # other: it is released whenever it comes. What is sent after it was not read yet.
+            (early,) = self.envelopes("shop", 1)
+
+            async def expect_mail(wanted: str) -> None:
+                while (one := await consumer.take_one()).source == "shop":
+                    assert one.id == early.id
+                    await consumer.release_deliveries(one)
+                assert one.id == wanted
+                await consumer.settle(one)
+
+            await broker.publish([early])
             await broker.publish([Envelope("mail", "probe", b"1")])
-            while (one := await consumer.take_one()).id != "probe":
-                await consumer.release_deliveries(one)
-            await consumer.settle(one)
+            await expect_mail("probe")
             await broker.publish(self.envelopes("shop", 5))
             for envelope in self.envelopes("mail", 3):
                 await broker.publish([envelope])
-                await consumer.expect_only(envelope.id)
+                await expect_mail(envelope.id)
             consumer.node.pause_sources(consumer.subscription, {"shop", "mail"})
             await trio.sleep(0.05)
             consumer.node.pause_sources(consumer.subscription, ())
             found = await consumer.take(6)
-            assert [one.payload for one in found] == [b"0", b"0", b"1", b"2", b"3", b"4"]
+            # One that was released comes again before or after those that were not read yet.
+            assert early.id in {one.id for one in found}
+            assert [one.payload for one in found if one.id != early.id] == [b"0", b"1", b"2", b"3", b"4"]
 
     async def test_the_times_of_a_trigger_that_pass_during_its_pause_are_decided_at_its_end(self) -> None:
         async with self.open_broker() as broker:
