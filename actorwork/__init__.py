@@ -107,24 +107,16 @@ if TYPE_CHECKING:
     )
     from actorwork.hosting.system_thread import SystemThread as SystemThread
     from actorwork.message import (
-        AuditEntry as AuditEntry,
-        DeadLetter as DeadLetter,
-        Delayed as Delayed,
         Delivery as Delivery,
         Durability as Durability,
         Envelope as Envelope,
         Failure as Failure,
         Message as Message,
-        MessageInfo as MessageInfo,
-        Pause as Pause,
         Priority as Priority,
-        Progress as Progress,
         Status as Status,
-        TriggerChanges as TriggerChanges,
-        TriggerDefinition as TriggerDefinition,
-        TriggerRecord as TriggerRecord,
         Unique as Unique,
     )
+    from actorwork.policy.backoffs import Backoff as Backoff, Fixed as Fixed, Linear as Linear, Uniform as Uniform
     from actorwork.policy.entities import EntityInfo as EntityInfo
     from actorwork.policy.exits import Exit as Exit
     from actorwork.policy.limits import (
@@ -133,18 +125,23 @@ if TYPE_CHECKING:
         ConcurrencyLimit as ConcurrencyLimit,
         RateLimit as RateLimit,
     )
-    from actorwork.policy.restart import Backoff as Backoff, Intensity as Intensity
-    from actorwork.policy.retry import (
-        Exponential as Exponential,
-        Fixed as Fixed,
-        Linear as Linear,
-        RetryPolicy as RetryPolicy,
-        Uniform as Uniform,
-    )
+    from actorwork.policy.restart import Intensity as Intensity
+    from actorwork.policy.retry import Exponential as Exponential, RetryPolicy as RetryPolicy
     from actorwork.policy.scaling import Scale as Scale
     from actorwork.policy.schedule import Cron as Cron, Interval as Interval, next_times as next_times
     from actorwork.policy.sending import SendOptions as SendOptions, SubmitOptions as SubmitOptions
     from actorwork.policy.trigger import Trigger as Trigger
+    from actorwork.records import (
+        AuditEntry as AuditEntry,
+        DeadLetter as DeadLetter,
+        Delayed as Delayed,
+        MessageInfo as MessageInfo,
+        Pause as Pause,
+        Progress as Progress,
+        TriggerChanges as TriggerChanges,
+        TriggerDefinition as TriggerDefinition,
+        TriggerRecord as TriggerRecord,
+    )
     from actorwork.runtime.main import run as run
     from actorwork.runtime.outline import Branch as Branch
     from actorwork.runtime.system import (
@@ -174,8 +171,8 @@ _AT_FIRST_USE: Final = {
     "ActorworkError": "actorwork.errors",
     "AlreadyRegistered": "actorwork.errors",
     "AskTimeout": "actorwork.errors",
-    "AuditEntry": "actorwork.message",
-    "Backoff": "actorwork.policy.restart",
+    "AuditEntry": "actorwork.records",
+    "Backoff": "actorwork.policy.backoffs",
     "Branch": "actorwork.runtime.outline",
     "BrokerError": "actorwork.errors",
     "Bulkhead": "actorwork.policy.limits",
@@ -191,11 +188,11 @@ _AT_FIRST_USE: Final = {
     "ConfigurationError": "actorwork.errors",
     "Context": "actorwork.actors.context.context",
     "Cron": "actorwork.policy.schedule",
-    "DeadLetter": "actorwork.message",
+    "DeadLetter": "actorwork.records",
     "DeadLetterSettings": "actorwork.settings",
     "Deadlock": "actorwork.errors",
     "DeathPact": "actorwork.errors",
-    "Delayed": "actorwork.message",
+    "Delayed": "actorwork.records",
     "Delivery": "actorwork.message",
     "Duration": "actorwork.durations",
     "Durability": "actorwork.message",
@@ -212,13 +209,13 @@ _AT_FIRST_USE: Final = {
     "Exponential": "actorwork.policy.retry",
     "Fail": "actorwork.errors",
     "Failure": "actorwork.message",
-    "Fixed": "actorwork.policy.retry",
+    "Fixed": "actorwork.policy.backoffs",
     "FunctionActor": "actorwork.abc",
     "Held": "actorwork.state.lock",
     "Ignore": "actorwork.errors",
     "Intensity": "actorwork.policy.restart",
     "Interval": "actorwork.policy.schedule",
-    "Linear": "actorwork.policy.retry",
+    "Linear": "actorwork.policy.backoffs",
     "Lock": "actorwork.state.lock",
     "LockLost": "actorwork.errors",
     "LockTimeout": "actorwork.errors",
@@ -227,20 +224,20 @@ _AT_FIRST_USE: Final = {
     "MaxRestartsExceeded": "actorwork.errors",
     "Message": "actorwork.message",
     "MessageFailed": "actorwork.errors",
-    "MessageInfo": "actorwork.message",
+    "MessageInfo": "actorwork.records",
     "MessageRefused": "actorwork.errors",
     "Middleware": "actorwork.abc",
     "MissingExtra": "actorwork.errors",
     "NotRunning": "actorwork.errors",
     "NotUnique": "actorwork.errors",
-    "Pause": "actorwork.message",
+    "Pause": "actorwork.records",
     "Pool": "actorwork.actors.tree.pool",
     "PoolRef": "actorwork.actors.refs.pool",
     "Prepared": "actorwork.clients.refs",
     "Priority": "actorwork.message",
     "Process": "actorwork.actors.tree.spec",
     "ProcessLost": "actorwork.errors",
-    "Progress": "actorwork.message",
+    "Progress": "actorwork.records",
     "PublishMiddleware": "actorwork.abc",
     "RateLimit": "actorwork.policy.limits",
     "Receipt": "actorwork.clients.receipts",
@@ -272,10 +269,10 @@ _AT_FIRST_USE: Final = {
     "SystemThread": "actorwork.hosting.system_thread",
     "Terminated": "actorwork.actors.refs.watching",
     "Trigger": "actorwork.policy.trigger",
-    "TriggerChanges": "actorwork.message",
-    "TriggerDefinition": "actorwork.message",
-    "TriggerRecord": "actorwork.message",
-    "Uniform": "actorwork.policy.retry",
+    "TriggerChanges": "actorwork.records",
+    "TriggerDefinition": "actorwork.records",
+    "TriggerRecord": "actorwork.records",
+    "Uniform": "actorwork.policy.backoffs",
     "Unconfirmed": "actorwork.errors",
     "Unique": "actorwork.message",
     "WouldWaitForItself": "actorwork.errors",

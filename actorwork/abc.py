@@ -18,26 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeAlias, 
 import attrs
 
 from actorwork import events
-from actorwork.message import (
-    NO_HEADERS,
-    AuditEntry,
-    DeadLetter,
-    Delayed,
-    Delivery,
-    Envelope,
-    Json,
-    Message,
-    MessageInfo,
-    Outcome,
-    Pause,
-    PauseKind,
-    Progress,
-    Status,
-    TrackedMessage,
-    TriggerChanges,
-    TriggerDefinition,
-    TriggerRecord,
-)
+from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, Message, Outcome, Status
 from actorwork.policy.settlement import Ending, Settlement
 from actorwork.settings import DeadLetterSettings, Settings
 from actorwork.shown import Shown, Value
@@ -48,6 +29,22 @@ if TYPE_CHECKING:
     from actorwork.policy.minutes import MinuteCounts
     from actorwork.policy.reports import Counts, Found, Mail, StoredReport
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+    from actorwork.records import (
+        AuditEntry,
+        DeadLetter,
+        Delayed,
+        Firing,
+        MessageInfo,
+        Pause,
+        PauseKind,
+        Progress,
+        Purgeable,
+        SeenIds,
+        TrackedMessage,
+        TriggerChanges,
+        TriggerDefinition,
+        TriggerRecord,
+    )
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -507,22 +504,6 @@ class LimitStore(Protocol):
         ...
 
 
-@attrs.frozen(eq=False, repr=False)
-class Firing(Value):
-    """The result of an attempt to fire a trigger; `last` is the last decided nominal time now.
-
-    fired         this attempt fired; `kept` of its messages are new
-    decided       another node has decided meanwhile
-    superseded    the trigger has another schedule by now
-    changed       a user has changed it by hand since
-    unknown       the broker has no such trigger
-    """
-
-    outcome: Literal["fired", "decided", "superseded", "changed", "unknown"]
-    last: int = 0
-    kept: int = 0
-
-
 class Triggers(Protocol):
     """The triggers of all actors, and which of their nominal times are decided. Times are in milliseconds."""
 
@@ -616,36 +597,8 @@ class Pauses(Protocol):
         ...
 
 
-@attrs.frozen(eq=False, repr=False)
-class Purgeable(Value):
-    """How many messages of a source no node has been given.
-
-    Some are `ready`, some `delayed` (retries that wait included), and some wait `behind` others with their key. `steps`
-    of them are steps of runs.
-    """
-
-    ready: int
-    delayed: int
-    behind: int
-    steps: int
-
-    @property
-    def total(self) -> int:
-        return self.ready + self.delayed + self.behind
-
-
 Where: TypeAlias = Literal["ready", "behind", "delayed"]
 """Where messages of a source are: in its streams (in flight too), behind others with their key, or held back."""
-
-
-@attrs.frozen(eq=False, repr=False)
-class SeenIds(Value):
-    """Ids that a source has seen: `stem`-`number` (hexadecimal) for the numbers of all ranges, each of which is a first
-    number and how many; without ranges, `stem` itself.
-    """
-
-    stem: str
-    ranges: tuple[tuple[int, int], ...] = ()
 
 
 class Copies(Protocol):

@@ -47,8 +47,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-import attrs
-
 VARIABLE: Final = "ACTORWORK_CRASH_AT"
 
 POINTS: Final = frozenset(
@@ -86,13 +84,13 @@ POINTS: Final = frozenset(
 Pass = Callable[[], None]
 
 
-@attrs.define
 class Failpoint:
     """Counts its calls; the chosen call kills or stops the process."""
 
-    name: str
-    left: int
-    signal: signal.Signals
+    def __init__(self, name: str, left: int, signal: signal.Signals) -> None:
+        self.name = name
+        self.left = left
+        self.signal = signal
 
     def __call__(self) -> None:
         self.left -= 1

@@ -7,7 +7,7 @@ first message. A class has all three by `@attrs.frozen(eq=False, repr=False) cla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -40,10 +40,19 @@ class Value(Shown):
         return fields(self) == fields(other)
 
     def __hash__(self) -> int:
-        return hash((self.__class__, _fields_of(self.__class__)(self)))
+        return hash((self.__class__, _hashed_fields_of(self.__class__)(self)))
 
 
 @cache
 def _fields_of(kind: Any) -> Callable[[object], object]:
-    names = [field.name for field in kind.__attrs_attrs__]
+    return _getter(field.name for field in kind.__attrs_attrs__)
+
+
+@cache
+def _hashed_fields_of(kind: Any) -> Callable[[object], object]:
+    return _getter(field.name for field in kind.__attrs_attrs__ if field.hash is not False)
+
+
+def _getter(fields: Iterable[str]) -> Callable[[object], object]:
+    names = tuple(fields)
     return attrgetter(*names) if names else lambda _: ()

@@ -24,7 +24,7 @@ import trio
 from actorwork import Actor, Child, Message, RateLimit, RetryPolicy, Settings, open_client, open_system, receive
 from actorwork.codec import encode
 from actorwork.message import Envelope, MessageIds, Priority
-from actorwork.policy.retry import Fixed
+from actorwork.policy.backoffs import Fixed
 from actorwork.testing.redis_server import open_redis_server
 from benchmarks.variants import Figures, in_turns, options_of, run_drain
 

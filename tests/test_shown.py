@@ -1,7 +1,8 @@
-"""The `repr` of values is the one that attrs would give them."""
+"""The `repr` and the hash of values are those that attrs would give them."""
 
 import attrs
 
+from actorwork import RetryPolicy
 from actorwork.message import Delivery
 from actorwork.shown import Shown
 
@@ -27,3 +28,7 @@ def test_a_value_is_shown_as_attrs_would_show_it():
 
 def test_the_token_of_a_delivery_is_not_shown():
     assert "secret" not in repr(Delivery("1-0", "in", b"1", "secret"))
+
+
+def test_a_field_without_a_hash_of_its_own_leaves_a_value_hashable():
+    assert len({RetryPolicy(attempts=2, on={OSError: None}), RetryPolicy(attempts=2, on={OSError: None})}) == 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
@@ -22,45 +22,48 @@ from actorwork.errors import AskTimeout, Deadlock, NotRunning
 T = TypeVar("T")
 
 
-class Working(Protocol):
-    """What handles an actor's messages one after another: an executor."""
+if TYPE_CHECKING:
 
-    began: float | None
-    """When it began what it handles now (Trio's clock); 0 if it has not looked at the clock yet."""
+    class Working(Protocol):
+        """What handles an actor's messages one after another: an executor."""
 
-    @property
-    def item(self) -> object:
-        """What it handles now; a local call has a `reply`."""
-        ...
+        began: float | None
+        """When it began what it handles now (Trio's clock); 0 if it has not looked at the clock yet."""
 
-    @property
-    def task(self) -> trio.lowlevel.Task | None: ...
-    @property
-    def actor(self) -> object: ...
-    @property
-    def concurrency(self) -> int:
-        """How many there may be of one actor."""
-        ...
+        @property
+        def item(self) -> object:
+            """What it handles now; a local call has a `reply`."""
+            ...
+
+        @property
+        def task(self) -> trio.lowlevel.Task | None: ...
+        @property
+        def actor(self) -> object: ...
+        @property
+        def concurrency(self) -> int:
+            """How many there may be of one actor."""
+            ...
 
 
 working: ContextVar[Working | None] = ContextVar("actorwork_working", default=None)
 """The executor whose task this is, or whose handler has started it."""
 
 
-class Looping(Protocol):
-    """An asyncio loop: `bridge.AsyncioLoop`, which few programs need."""
+if TYPE_CHECKING:
 
-    async def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T: ...
+    class Looping(Protocol):
+        """An asyncio loop: `bridge.AsyncioLoop`, which few programs need."""
 
+        async def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T: ...
 
-class OnLoop(Protocol):
-    """A call on an asyncio loop: `bridge` has the class."""
+    class OnLoop(Protocol):
+        """A call on an asyncio loop: `bridge` has the class."""
 
-    @property
-    def owner(self) -> Looping: ...
-    async def on_trio(self, function: Callable[..., Any], *args: object) -> Any: ...
-    def now(self) -> float: ...
-    def proxy(self, client: object) -> Any: ...
+        @property
+        def owner(self) -> Looping: ...
+        async def on_trio(self, function: Callable[..., Any], *args: object) -> Any: ...
+        def now(self) -> float: ...
+        def proxy(self, client: object) -> Any: ...
 
 
 on_loop: ContextVar[OnLoop | None] = ContextVar("actorwork_on_loop", default=None)

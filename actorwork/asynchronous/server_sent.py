@@ -21,7 +21,8 @@ import attrs
 from actorwork import codec
 from actorwork.clients.receipts import Receipt
 from actorwork.durations import Duration, seconds_of
-from actorwork.message import MessageInfo, Status
+from actorwork.message import Status
+from actorwork.records import MessageInfo
 from actorwork.shown import Value
 
 if TYPE_CHECKING:

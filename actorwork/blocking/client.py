@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from actorwork.clients.refs import Prepared as AsyncPrepared, StreamRef
     from actorwork.clients.runs import Run as AsyncRun
     from actorwork.durations import Duration
-    from actorwork.message import Message, MessageInfo, MessageState, Pause, Status, Untyped
+    from actorwork.message import Message, Status, Untyped
     from actorwork.policy.entities import EntityInfo
     from actorwork.policy.runs.values import RunInfo, StepInfo
     from actorwork.policy.sending import SendOptions, SubmitOptions
+    from actorwork.records import MessageInfo, MessageState, Pause
     from actorwork.state.lock import Held as AsyncHeld, Lock as AsyncLock
     from actorwork.state.shared import Shared as AsyncShared
     from actorwork.workflows.flow import Flow

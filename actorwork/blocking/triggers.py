@@ -10,8 +10,8 @@ from actorwork.blocking.driver import run
 if TYPE_CHECKING:
     from actorwork.actors.actor import Actor
     from actorwork.clients.triggers import TriggerParts, Triggers as AsyncTriggers
-    from actorwork.message import TriggerRecord
     from actorwork.policy.trigger import Trigger
+    from actorwork.records import TriggerRecord
 
 
 class Triggers:

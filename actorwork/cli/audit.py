@@ -14,7 +14,7 @@ from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import AuditEntry
+    from actorwork.records import AuditEntry
 
 
 @click.command(short_help="List who did what, and when.")

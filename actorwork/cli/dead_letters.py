@@ -32,8 +32,8 @@ from actorwork.telemetry.formatting import indented
 if TYPE_CHECKING:
     from actorwork.abc import Broker, DeadLetters
     from actorwork.clients.dead_letters import Snapshot
-    from actorwork.message import DeadLetter
     from actorwork.policy.dead_letters import Cause, Selection
+    from actorwork.records import DeadLetter
 
 BATCH: Final = 500
 

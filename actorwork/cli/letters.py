@@ -13,7 +13,8 @@ from actorwork.inspection.letters import in_json
 from actorwork.telemetry.formatting import printable_json
 
 if TYPE_CHECKING:
-    from actorwork.message import DeadLetter, Envelope, Json
+    from actorwork.message import Envelope, Json
+    from actorwork.records import DeadLetter
 
 
 def exported(letter: DeadLetter) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from actorwork.abc import Broker
     from actorwork.clients.messages import Messages
-    from actorwork.message import TrackedMessage
+    from actorwork.records import TrackedMessage
 
 
 def _named(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import Pause, PauseKind
+    from actorwork.records import Pause, PauseKind
 
 
 def _of_what(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,7 +149,7 @@ def pause_at(
     """
     from actorwork.clients.auditing import audited
     from actorwork.clients.identity import whoami
-    from actorwork.message import Pause
+    from actorwork.records import Pause
 
     async def talk(opened: Broker, step: Step) -> Pause:
         if kind == "actor" and not force:
@@ -168,7 +168,7 @@ def pause_at(
 def resume_at(broker: str | None, timeout: float, kind: PauseKind, name: str) -> None:
     """Resume something at a broker; it is an error if it was not paused."""
     from actorwork.clients.auditing import audited
-    from actorwork.message import Pause
+    from actorwork.records import Pause
 
     what = Pause(kind, name)
 

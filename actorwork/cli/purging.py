@@ -11,8 +11,9 @@ from actorwork.cli.output import as_json, many, print_json
 from actorwork.cli.sending import source_named
 
 if TYPE_CHECKING:
-    from actorwork.abc import Broker, Purgeable
+    from actorwork.abc import Broker
     from actorwork.clients.purging import Purge
+    from actorwork.records import Purgeable
 
 
 @click.command(short_help="Drop the messages of a source that no node has been given.")

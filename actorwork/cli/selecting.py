@@ -15,8 +15,8 @@ from actorwork.durations import parsed
 
 if TYPE_CHECKING:
     from actorwork.abc import DeadLetters
-    from actorwork.message import DeadLetter
     from actorwork.policy.dead_letters import Selection
+    from actorwork.records import DeadLetter
 
 
 class Moment(click.ParamType[float]):

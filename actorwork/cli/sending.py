@@ -32,8 +32,9 @@ from actorwork.inspection.words import duration
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.actors.handlers.table import HandlerTable
-    from actorwork.message import Envelope, MessageInfo, Outcome
+    from actorwork.message import Envelope, Outcome
     from actorwork.policy.sending import Sending
+    from actorwork.records import MessageInfo
 
 BATCH: Final = 500
 YEAR: Final = 365 * 86_400.0

@@ -17,7 +17,8 @@ from actorwork.inspection.words import duration
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import MessageInfo, Outcome
+    from actorwork.message import Outcome
+    from actorwork.records import MessageInfo
 
 
 def _of_whom(function: Any) -> Any:

@@ -16,8 +16,8 @@ from actorwork.inspection.schedules import Known, coming, schedule_text
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import TriggerChanges, TriggerRecord
     from actorwork.policy.schedule import Cron, Interval
+    from actorwork.records import TriggerChanges, TriggerRecord
 
 
 class Lifetime(Duration):
@@ -134,7 +134,7 @@ def change(
     from actorwork.clients import triggers as by_hand
     from actorwork.clients.auditing import audited
     from actorwork.clients.identity import whoami
-    from actorwork.message import TriggerChanges
+    from actorwork.records import TriggerChanges
     from actorwork.triggers.declared import find_trigger, schedule_text_of
 
     schedule, message = _schedule(parts), _message(parts)

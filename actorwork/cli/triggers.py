@@ -15,7 +15,7 @@ from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import Pause, PauseKind, TriggerRecord
+    from actorwork.records import Pause, PauseKind, TriggerRecord
 
 
 @click.group(short_help="Look at triggers, run, pause and change them.")

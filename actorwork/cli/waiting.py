@@ -11,7 +11,8 @@ from actorwork.inspection.words import how_far, progress_in_json
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import MessageInfo, Outcome
+    from actorwork.message import Outcome
+    from actorwork.records import MessageInfo
 
 
 async def wait_for_outcome(

@@ -26,11 +26,12 @@ from actorwork.clients.titles import title_of
 from actorwork.durations import Duration
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
-from actorwork.message import Message, MessageState, Pause, PauseKind
+from actorwork.message import Message
 from actorwork.policy.bounds import check_name
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
+from actorwork.records import MessageState, Pause, PauseKind
 from actorwork.state.shared import Shared
 from actorwork.triggers.declared import find_trigger, message_now
 

@@ -21,9 +21,9 @@ from typing import IO, Any, Final, cast
 
 import attrs
 
-from actorwork.abc import Broker, SeenIds, Where
+from actorwork.abc import Broker, Where
 from actorwork.errors import BrokerError
-from actorwork.message import FLOW, DeadLetter, Envelope
+from actorwork.message import FLOW, Envelope
 from actorwork.policy.copying import (
     VERSION,
     is_retry_with_key,
@@ -34,6 +34,7 @@ from actorwork.policy.copying import (
     message_of,
     parts_of,
 )
+from actorwork.records import DeadLetter, SeenIds
 from actorwork.shown import Value
 
 PAGE: Final = 200

@@ -18,8 +18,8 @@ import attrs
 
 from actorwork.abc import DeadLetters
 from actorwork.errors import BrokerError
-from actorwork.message import DeadLetter
 from actorwork.policy.dead_letters import ALL, Selection
+from actorwork.records import DeadLetter
 
 PAGE: Final = 500
 

@@ -14,7 +14,8 @@ from typing import Final, get_args
 import attrs
 
 from actorwork.abc import Broker
-from actorwork.message import Json, MessageState, TrackedMessage
+from actorwork.message import Json
+from actorwork.records import MessageState, TrackedMessage
 from actorwork.settings import Settings
 from actorwork.shown import Value
 from actorwork.state.known_actors import known_actors, near

@@ -9,8 +9,9 @@ from typing import Final
 
 import attrs
 
-from actorwork.abc import Broker, Purgeable
+from actorwork.abc import Broker
 from actorwork.clients.auditing import audited
+from actorwork.records import Purgeable
 from actorwork.shown import Value
 
 PORTION: Final = 500

@@ -17,7 +17,8 @@ from actorwork.clients.driver import OutOfTime
 from actorwork.clients.sender import Sender, reply
 from actorwork.durations import Duration, seconds_of
 from actorwork.errors import AskTimeout
-from actorwork.message import MessageInfo, Outcome, Status
+from actorwork.message import Outcome, Status
+from actorwork.records import MessageInfo
 
 R_co = TypeVar("R_co", covariant=True)
 

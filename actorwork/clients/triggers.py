@@ -22,10 +22,11 @@ from actorwork.clients.auditing import audited
 from actorwork.clients.identity import whoami
 from actorwork.clients.titles import title_of
 from actorwork.errors import BrokerError, CodecError, SettingsError
-from actorwork.message import Delivery, Json, Priority, TriggerChanges, TriggerDefinition, TriggerRecord
+from actorwork.message import Delivery, Json, Priority
 from actorwork.policy.amending import begins_now, in_force, merged
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.trigger import Trigger
+from actorwork.records import TriggerChanges, TriggerDefinition, TriggerRecord
 from actorwork.settings import Settings, identity
 from actorwork.triggers.declared import details_of, find_trigger, headers_for, schedule_text_of, trigger_of
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.store import Store
-from actorwork.message import AuditEntry
 from actorwork.policy.auditing import MOST_ENTRIES, cut
+from actorwork.records import AuditEntry
 
 
 class EmbeddedAudit:

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import attrs
 
-from actorwork.abc import SeenIds, Where
+from actorwork.abc import Where
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.rows import channel_numbers, headers_from
 from actorwork.embedded.schema import LEVEL
 from actorwork.embedded.store import Store
-from actorwork.message import DeadLetter, Envelope, Priority, Unique
+from actorwork.message import Envelope, Priority, Unique
 from actorwork.policy.copying import mark_of_letter
+from actorwork.records import DeadLetter, SeenIds
 
 PAGE: Final = 500
 _LEVELS: Final = (Priority.NORMAL, Priority.CRITICAL, Priority.HIGH, Priority.LOW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from builtins import list as list_of
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -14,9 +14,12 @@ from actorwork.embedded.rows import failure_from, headers_from
 from actorwork.embedded.schema import SOURCE
 from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import RESULT_TTL, DeadLetter, Delivery, Failure, Json, is_tracked
+from actorwork.message import RESULT_TTL, Delivery, Failure, Json, is_tracked
 from actorwork.policy.attempts import headers_of_first_attempt
 from actorwork.settings import DeadLetterSettings
+
+if TYPE_CHECKING:
+    from actorwork.records import DeadLetter
 
 
 class DeadLetterTable:
@@ -132,6 +135,8 @@ _DEAD: Final = (
 
 
 def _letter(row: Any) -> DeadLetter:
+    from actorwork.records import DeadLetter  # noqa: PLC0415 - see records.py
+
     source, entry, message_id, group, actor, failure, attempt, at, data, kind, headers = row
     return DeadLetter(
         source,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from builtins import list as list_of
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.embedded.key_queues import KeyQueues
 from actorwork.embedded.rows import CARRIED, channel_numbers, headers_from
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import Delayed
+
+if TYPE_CHECKING:
+    from actorwork.records import Delayed
 
 
 class DelayQueue:
@@ -55,6 +57,8 @@ class DelayQueue:
 
     def list(self, source: str | None, limit: int) -> list_of[Delayed]:
         """Return the delayed messages of each source in the order in which they are due. Needs no transaction."""
+        from actorwork.records import Delayed  # noqa: PLC0415 - see records.py
+
         sources: list_of[tuple[int, str]] = self._execute(
             "select source, name from sources where ? is null or name = ? order by name", (source, source)
         ).fetchall()

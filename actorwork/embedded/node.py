@@ -28,13 +28,14 @@ from actorwork.embedded.store import Store
 from actorwork.embedded.transaction import Stale
 from actorwork.embedded.turns import Order, Turns
 from actorwork.errors import BrokerError, StateConflict
-from actorwork.message import Delivery, Envelope, Priority, Progress, Status, is_tracked
+from actorwork.message import Delivery, Envelope, Priority, Status, is_tracked
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.settlement import Ack, Settlement
 
 if TYPE_CHECKING:
     from actorwork.embedded.entities import EmbeddedEntities
     from actorwork.policy.entities import FoundState, StateChange
+    from actorwork.records import Progress
 
 LAST_SETTLEMENTS: float = 1.0
 """Seconds for which a node that closes waits for queued settlements."""

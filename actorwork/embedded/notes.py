@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
 from actorwork.embedded.rows import Token
-from actorwork.message import Delivery, Progress
+from actorwork.message import Delivery
+
+if TYPE_CHECKING:
+    from actorwork.records import Progress
 
 EVERY: Final = 0.05
 """Seconds between two writes of the progress of a delivery."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from actorwork.abc import Purgeable
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.cancellation import UNREAD
 from actorwork.embedded.rows import channel_numbers
 from actorwork.embedded.store import Store
+from actorwork.records import Purgeable
 
 PORTION: Final = 500
 """How many messages one transaction drops: leases are renewed between two."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import attrs
 
@@ -29,7 +29,6 @@ from actorwork.message import (
     Failure,
     Outcome,
     Priority,
-    Progress,
     Unique,
     is_result_wanted,
     is_tracked,
@@ -37,6 +36,9 @@ from actorwork.message import (
 from actorwork.policy.crashes import alone_from, limit_of
 from actorwork.policy.settlement import Ack, Reject, Settlement
 from actorwork.settings import DeadLetterSettings
+
+if TYPE_CHECKING:
+    from actorwork.records import Progress
 
 CARRIED: Final = "source, id, type, data, headers, born, addressee, key, expires, uniq"
 """The columns that a message keeps when it moves from table to table."""

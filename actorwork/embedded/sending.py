@@ -16,17 +16,7 @@ from actorwork.embedded.store import Store
 from actorwork.embedded.triggers import EmbeddedPauses, EmbeddedTriggers
 from actorwork.embedded.values import EmbeddedValues
 from actorwork.errors import BrokerError
-from actorwork.message import (
-    NO_HEADERS,
-    DeadLetter,
-    Delayed,
-    Durability,
-    Envelope,
-    Json,
-    MessageInfo,
-    Outcome,
-    TrackedMessage,
-)
+from actorwork.message import NO_HEADERS, Durability, Envelope, Json, Outcome
 
 if TYPE_CHECKING:
     from actorwork.embedded.audit import EmbeddedAudit
@@ -36,6 +26,7 @@ if TYPE_CHECKING:
     from actorwork.embedded.purging import EmbeddedPurging
     from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+    from actorwork.records import DeadLetter, Delayed, MessageInfo, TrackedMessage
     from actorwork.state.shards import StoredShards
 
 CHUNK: Final = 1000

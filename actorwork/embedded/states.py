@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
 from actorwork.embedded.rows import failure_from
 from actorwork.embedded.schema import LEVEL
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import (
-    NO_HEADERS,
-    Delivery,
-    Failure,
-    Json,
-    MessageInfo,
-    Outcome,
-    Progress,
-    Status,
-    TrackedMessage,
-)
+from actorwork.message import NO_HEADERS, Delivery, Failure, Json, Outcome, Status
+
+if TYPE_CHECKING:
+    from actorwork.records import MessageInfo, Progress, TrackedMessage
 
 RANKS: Final[Mapping[Status, int]] = {Status.PENDING: 0, Status.RECEIVED: 1, Status.STARTED: 2, Status.RETRY: 3}
 OVER: Final = 4
@@ -187,6 +180,8 @@ class StateTable:
         return None if row is None else _info(source, id, row)
 
     def newest(self, source: str, limit: int, now: float) -> list[TrackedMessage]:
+        from actorwork.records import TrackedMessage  # noqa: PLC0415 - see records.py
+
         rows = self._execute(
             f"select {_INFO}, id, rank < {OVER} and exists"
             f" (select 1 from delayed d where d.id = t.id and d.source % {LEVEL} = t.source)"
@@ -233,6 +228,8 @@ def encoded_progress(progress: Progress) -> str:
 
 
 def _info(source: str, id: str, row: Sequence[Any]) -> MessageInfo:
+    from actorwork.records import MessageInfo, Progress  # noqa: PLC0415 - see records.py
+
     status, attempt, count, actor, node, sent, received, started, ended, progress, failure, reason, version = row
     return MessageInfo(
         id=id,

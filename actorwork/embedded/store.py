@@ -52,13 +52,14 @@ from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import Transaction
 from actorwork.embedded.uniques import Uniques
-from actorwork.message import Delivery, Json, Outcome, Progress, Unique
+from actorwork.message import Delivery, Json, Outcome, Unique
 from actorwork.policy.settlement import Ack
 from actorwork.policy.values import FENCE_KEPT
 
 if TYPE_CHECKING:
     from actorwork.embedded.entity_table import EntityTable
     from actorwork.embedded.runs import RunTable
+    from actorwork.records import Progress
 
 MANY: Final = 1000
 

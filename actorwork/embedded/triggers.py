@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from actorwork.abc import Firing
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.rows import row_of
 from actorwork.embedded.store import Store
-from actorwork.message import Envelope, Pause, PauseKind, TriggerChanges, TriggerDefinition, TriggerRecord
+from actorwork.message import Envelope
 from actorwork.policy.pauses import concerned
+
+if TYPE_CHECKING:
+    from actorwork.records import Firing, Pause, PauseKind, TriggerChanges, TriggerDefinition, TriggerRecord
 
 _DEFINITION: Final = "source, id, actor, title, schedule, data, type, details"
 _STATE: Final = "registered, last, fired, declared, changes, changed, revision, put"
@@ -71,6 +73,8 @@ class EmbeddedTriggers:
         messages: Sequence[Envelope],
         revision: int = 0,
     ) -> Firing:
+        from actorwork.records import Firing  # noqa: PLC0415 - see records.py
+
         rows = [row_of(message) for message in messages]
         key = (definition.source, definition.id)
 
@@ -129,7 +133,7 @@ class EmbeddedPauses:
         def pause(store: Store) -> Pause:
             store.execute("insert or ignore into pauses values (?, ?, ?, ?, ?)", (kind, name, reason, by, store.now))
             row = store.execute("select * from pauses where kind = ? and name = ?", (kind, name)).fetchone()
-            return Pause(*row)
+            return _pause(row)
 
         found: Pause = await self._writer.ask(pause)
         _tell(self._writer)
@@ -150,7 +154,7 @@ class EmbeddedPauses:
 
     async def list(self) -> Sequence[Pause]:
         def look(store: Store) -> Sequence[Pause]:
-            return [Pause(*row) for row in store.execute("select * from pauses order by at").fetchall()]
+            return [_pause(row) for row in store.execute("select * from pauses order by at").fetchall()]
 
         return await self._writer.ask(look, writes=False)
 
@@ -242,6 +246,12 @@ def _note_change(store: Store) -> None:
     store.execute("insert into trigger_changes values (1, 1) on conflict (only) do update set number = number + 1")
 
 
+def _pause(row: Sequence[Any]) -> Pause:
+    from actorwork.records import Pause  # noqa: PLC0415 - see records.py
+
+    return Pause(*row)
+
+
 def _tell(writer: Asked) -> None:
     for changed in writer.turns.watched.pauses:
         changed()
@@ -256,6 +266,7 @@ def _skip(store: Store, source: str, id: str) -> bool:
 
 def _record(row: Any) -> TriggerRecord:
     from actorwork.policy.amending import record_of  # noqa: PLC0415 - most nodes have no triggers
+    from actorwork.records import TriggerDefinition  # noqa: PLC0415 - see records.py
 
     source, name, actor, title, schedule, data, kind, details, *state = row
     registered, last, fired, declared, changes, changed, revision, put = state

@@ -16,9 +16,10 @@ from actorwork.events.usual import (
     NodeStarted,
     Settled,
 )
-from actorwork.message import Delivery, Pause
+from actorwork.message import Delivery
 from actorwork.policy.exits import Exit
 from actorwork.policy.settlement import Settlement
+from actorwork.records import Pause
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
+from actorwork.shown import Value
+
 if TYPE_CHECKING:
     from actorwork.message import Delivery
     from actorwork.policy.settlement import Settlement
 
 
-@attrs.frozen(repr=False)
-class Origin:
+@attrs.frozen(eq=False, repr=False)
+class Origin(Value):
     """The process of a tree in which an event happened: its name there, its pid, and its incarnation as a node."""
 
     process: str

@@ -18,7 +18,7 @@ from actorwork.state.known_actors import Known, known_actors
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import Pause
+    from actorwork.records import Pause
 
 READ_AT_ONCE: Final = 200
 """Reports that one command returns, at most: 1.6 MB."""

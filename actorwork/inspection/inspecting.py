@@ -39,8 +39,8 @@ from actorwork.policy.series import Series, series_of
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.message import MessageInfo, Pause
     from actorwork.policy.idle import Place, Reason
+    from actorwork.records import MessageInfo, Pause
 
 ANSWER_WITHIN: Final = 3.0
 """Seconds for a node to answer."""

@@ -10,8 +10,8 @@ from actorwork.inspection.words import moment
 from actorwork.telemetry.formatting import printable_json
 
 if TYPE_CHECKING:
-    from actorwork.message import DeadLetter
     from actorwork.policy.dead_letters import Cause
+    from actorwork.records import DeadLetter
 
 
 def shown_source(letter: DeadLetter) -> str:

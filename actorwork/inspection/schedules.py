@@ -12,7 +12,7 @@ import attrs
 from actorwork.inspection.words import duration, moment
 
 if TYPE_CHECKING:
-    from actorwork.message import Pause, TriggerDefinition, TriggerRecord
+    from actorwork.records import Pause, TriggerDefinition, TriggerRecord
 
 
 NEXT: Final = 5

@@ -12,11 +12,12 @@ from typing import Any, cast
 
 import attrs
 
-from actorwork.message import Json, MessageInfo, Pause
+from actorwork.message import Json
 from actorwork.policy.history import Past
 from actorwork.policy.idle import Reason
 from actorwork.policy.reports import EntityReport, HeldMessage, HoldUp, NodeReport, PartReport
 from actorwork.policy.series import Series
+from actorwork.records import MessageInfo, Pause
 from actorwork.shown import Value
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from actorwork.message import Progress
+    from actorwork.records import Progress
 
 
 def moment(at: float) -> str:

@@ -3,7 +3,8 @@
 How a delivery ends:
 
     settlement      Ack, Retry, Reject or Fail for what a handler returned or raised
-    retry           backoffs, and which retry policy applies to an error
+    retry           which retry policy applies to an error, and its usual backoff
+    backoffs        the other backoffs: fixed, linear, uniform; that of a child's restarts
     attempts        the headers of the next attempt
     batches         the outcome of each message of a batch
     crashes         when a message that kills processes runs alone, and when it is dead

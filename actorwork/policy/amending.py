@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from actorwork.message import TriggerChanges, TriggerDefinition, TriggerRecord
+from actorwork.records import TriggerChanges, TriggerDefinition, TriggerRecord
 
 NEVER: Final = 0
 """The revision of a trigger of which nothing was ever changed by hand."""

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from actorwork.errors import BrokerError
-from actorwork.message import ATTEMPT, NO_HEADERS, DeadLetter, Envelope, Failure, Priority, Unique
+from actorwork.message import ATTEMPT, NO_HEADERS, Envelope, Failure, Priority, Unique
+from actorwork.records import DeadLetter
 
 VERSION: Final = 1
 

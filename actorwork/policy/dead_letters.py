@@ -21,7 +21,8 @@ from typing import Final
 
 import attrs
 
-from actorwork.message import DeadLetter, Failure
+from actorwork.message import Failure
+from actorwork.records import DeadLetter
 
 FRAMES: Final = 3
 """How many of the innermost frames enter the fingerprint."""

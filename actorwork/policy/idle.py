@@ -27,9 +27,9 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from actorwork.message import Pause
 from actorwork.policy.pauses import is_there
 from actorwork.policy.reports import Counts, HeldMessage, HoldUp, PartReport
+from actorwork.records import Pause
 from actorwork.shown import Value
 
 Code: TypeAlias = Literal[

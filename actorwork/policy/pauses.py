@@ -7,9 +7,12 @@ Triggers fire into paused sources: their messages wait there with the others. To
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
-from actorwork.message import Pause, PauseKind, TriggerDefinition
 from actorwork.policy.identity import default_source, identity
+
+if TYPE_CHECKING:
+    from actorwork.records import Pause, PauseKind, TriggerDefinition
 
 OWN = "actor:"
 """How an operator names an actor's own source, before its title."""

@@ -20,15 +20,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
 from actorwork.durations import as_seconds
-from actorwork.errors import SettingsError
-from actorwork.policy.bounds import FINITE, number, seconds, whole
+from actorwork.policy.bounds import FINITE, number, whole
 from actorwork.policy.retry import Dice
 from actorwork.shown import Value
+
+if TYPE_CHECKING:
+    from actorwork.policy.backoffs import Backoff
 
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 AutoShutdown: TypeAlias = Literal["never", "any_significant", "all_significant"]
@@ -96,27 +98,6 @@ def auto_shutdown_due(mode: AutoShutdown, *, significant_left: int) -> bool:
             return True
         case "all_significant":
             return significant_left == 0
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Backoff(Value):
-    """How long to wait before a child is restarted; all in seconds.
-
-    The first restart waits `min`; every further failure in a row doubles the delay, up to `max`; each delay is
-    lengthened by up to the fraction `jitter`. Once the child has been up for more than `reset_after` seconds without a
-    failure (default: half of min + max), the count starts again. With delays the intensity may never be exceeded, so
-    after more than `max_attempts` failures in a row the supervisor gives up (None: never).
-    """
-
-    min: float = attrs.field(default=0.1, converter=as_seconds, validator=number(0, FINITE, "a finite number"))
-    max: float = attrs.field(default=30.0, converter=as_seconds, validator=number(0, FINITE, "a finite number"))
-    jitter: float = attrs.field(default=0.2, validator=number(0, FINITE, "a finite number"))
-    reset_after: float | None = attrs.field(default=None, converter=as_seconds, validator=seconds(0, optional=True))
-    max_attempts: int | None = attrs.field(default=None, validator=whole(1, optional=True))
-
-    def __attrs_post_init__(self) -> None:
-        if self.min > self.max:
-            raise SettingsError(f"Backoff wants min <= max, got min={self.min!r}, max={self.max!r}")
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -6,6 +6,8 @@
     Exponential        base * factor ** (n - 1), at most cap, then reduced by up to the fraction `jitter`
     Uniform            uniformly distributed between low and high
 
+Those beside `Exponential`, which is the default, are in backoffs.py.
+
 The jitter is subtracted after the cap, so the cap is never exceeded and many simultaneous failures still spread out.
 
 The error decides which policy applies (`rule_for`): the rule for its class or, failing that, for the nearest of its
@@ -58,27 +60,6 @@ def _can_delay(_: object, __: attrs.Attribute[BackoffFunction], value: object) -
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class Fixed(Value):
-    """Always the same delay, in seconds."""
-
-    seconds: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
-
-    def delay(self, failures: int, dice: Dice) -> float:
-        return self.seconds
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Linear(Value):
-    """One `step` more after every failure, at most `cap`; both in seconds."""
-
-    step: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
-    cap: float = attrs.field(default=300.0, converter=as_seconds, validator=_SECONDS)
-
-    def delay(self, failures: int, dice: Dice) -> float:
-        return min(self.cap, self.step * failures)
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Exponential(Value):
     """`factor` times as long after every failure, from `base` to `cap` seconds, reduced by up to `jitter` of it."""
 
@@ -93,21 +74,6 @@ class Exponential(Value):
         except OverflowError:
             whole = self.cap
         return min(self.cap, whole) * (1 - self.jitter * dice())
-
-
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Uniform(Value):
-    """Uniformly distributed between `low` and `high` seconds."""
-
-    low: float = attrs.field(default=0.0, converter=as_seconds, validator=_SECONDS)
-    high: float = attrs.field(default=1.0, converter=as_seconds, validator=_SECONDS)
-
-    def __attrs_post_init__(self) -> None:
-        if self.low > self.high:
-            raise SettingsError(f"Uniform wants low <= high, got low={self.low!r}, high={self.high!r}")
-
-    def delay(self, failures: int, dice: Dice) -> float:
-        return self.low + (self.high - self.low) * dice()
 
 
 LONGEST_RETRY_AFTER: Final = 86_400.0
@@ -159,7 +125,7 @@ NEVER: Final = RetryPolicy()
 """One attempt."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class DefaultRetryPolicy(RetryPolicy):
     """The policy of an actor that names none: an error fails the message at once, but `raise Retry` is honoured.
 

@@ -33,7 +33,7 @@ _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _of_shard: Final = re.compile(r"([a-zA-Z0-9_\-:]+)\.[0-9]+\.([0-9]+)\.[0-9a-z]+").fullmatch
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False, repr=False, slots=False)
 class Layout(Value):
     """How a source is divided; `becomes` is the number of shards to which it is being moved, or None."""
 

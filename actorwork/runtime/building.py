@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from actorwork.actors.execution.watchdog import Watchdog
 from actorwork.actors.life.cell import Cell
 from actorwork.actors.life.services import Services
-from actorwork.actors.supervision.child_table import Member
 from actorwork.actors.supervision.supervisor import RunningSupervisor, SupervisionEnvironment
 from actorwork.actors.supervision.tasks import TaskMember
 from actorwork.actors.tree.spec import Child, Process, Replicas, Spec, Supervisor
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from actorwork.actors.context.sending import SendingClient
     from actorwork.actors.life.consumer import Consumer
     from actorwork.actors.life.services import Resident
+    from actorwork.actors.supervision.child_table import Member
     from actorwork.policy.limits import Rates
     from actorwork.runtime.instruments import SystemInstruments
     from actorwork.runtime.options import Options
@@ -39,24 +39,26 @@ if TYPE_CHECKING:
     from actorwork.runtime.processes.process_child import ProcessChild, ProcessServices
 
 
-class Host(Protocol):
-    """What the members use of the engine that runs them."""
+if TYPE_CHECKING:
 
-    @property
-    def emit(self) -> EventSink: ...
-    @property
-    def options(self) -> Options: ...
-    @property
-    def instruments(self) -> SystemInstruments | None: ...
-    @property
-    def broker(self) -> Broker: ...
-    @property
-    def is_ending(self) -> bool: ...
-    @property
-    def open_system(self) -> OpenSystem: ...
-    def client(self, layers: tuple[PublishMiddleware, ...]) -> SendingClient: ...
-    def note_force(self) -> None: ...
-    def start_soon(self, function: Callable[..., Any], *args: object) -> None: ...
+    class Host(Protocol):
+        """What the members use of the engine that runs them."""
+
+        @property
+        def emit(self) -> EventSink: ...
+        @property
+        def options(self) -> Options: ...
+        @property
+        def instruments(self) -> SystemInstruments | None: ...
+        @property
+        def broker(self) -> Broker: ...
+        @property
+        def is_ending(self) -> bool: ...
+        @property
+        def open_system(self) -> OpenSystem: ...
+        def client(self, layers: tuple[PublishMiddleware, ...]) -> SendingClient: ...
+        def note_force(self) -> None: ...
+        def start_soon(self, function: Callable[..., Any], *args: object) -> None: ...
 
 
 class Members:

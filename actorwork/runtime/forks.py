@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from actorwork.runtime.processes.config import EXIT_FAILED
+from actorwork.runtime.processes.exit_codes import EXIT_FAILED
 
 _running: Final[list[object]] = []
 """The systems of this process."""

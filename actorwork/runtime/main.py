@@ -38,7 +38,7 @@ from actorwork.errors import ActorworkError, BrokerError, MissingExtra, Settings
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import is_number
 from actorwork.runtime.options import Options, RunOptions, SystemOptions, refuse_unknown
-from actorwork.runtime.processes.config import EXIT_FAILED, EXIT_FORCED
+from actorwork.runtime.processes.exit_codes import EXIT_FAILED, EXIT_FORCED
 from actorwork.runtime.system import System, open_announced, with_config
 from actorwork.stacks import frame_of_thread
 from actorwork.telemetry.configuring import change_levels, configure

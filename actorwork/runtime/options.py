@@ -32,22 +32,24 @@ if TYPE_CHECKING:
     from actorwork.telemetry.resources import ResourceBounds
 
 
-class Configured(Protocol):
-    """A configuration that has been loaded."""
+if TYPE_CHECKING:
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The options of `run` that are set."""
-        ...
+    class Configured(Protocol):
+        """A configuration that has been loaded."""
 
-    @property
-    def read_again(self) -> Callable[[], Any] | None:
-        """Reads the files again; None if there are none."""
-        ...
+        @property
+        def options(self) -> Mapping[str, Any]:
+            """The options of `run` that are set."""
+            ...
 
-    def applied_to(self, root: Supervisor) -> Supervisor:
-        """Return a tree with what is set of its actors, processes and limits."""
-        ...
+        @property
+        def read_again(self) -> Callable[[], Any] | None:
+            """Reads the files again; None if there are none."""
+            ...
+
+        def applied_to(self, root: Supervisor) -> Supervisor:
+            """Return a tree with what is set of its actors, processes and limits."""
+            ...
 
 
 Config: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Configured | None"

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from itertools import chain
 from random import SystemRandom
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
@@ -22,8 +22,10 @@ from actorwork import events
 from actorwork.abc import EventSink, Pauses
 from actorwork.actors.life.consumer import Consumer
 from actorwork.errors import BrokerError
-from actorwork.message import Pause
 from actorwork.policy.pauses import is_off, named, withheld
+
+if TYPE_CHECKING:
+    from actorwork.records import Pause
 
 _chance: Final = SystemRandom()
 
@@ -117,10 +119,7 @@ class Pausing:
             consumer: named(self._own, actor=consumer.subscription.actor, sources=consumer.subscription.sources)
             for consumer in self._consumers
         }
-        found = (
-            *self._found,
-            *(Pause("source", name, "paused_sources", "the configuration") for name in sorted({*chain(*own.values())})),
-        )
+        found = (*self._found, *map(_of_configuration, sorted({*chain(*own.values())})))
         before, self._known = self._known, found
         old, new = {(one.kind, one.name) for one in before}, {(one.kind, one.name) for one in found}
         if old == new:
@@ -171,3 +170,9 @@ class Pausing:
 
 def _do_nothing() -> None:
     pass
+
+
+def _of_configuration(source: str) -> Pause:
+    from actorwork.records import Pause  # noqa: PLC0415 - see records.py
+
+    return Pause("source", source, "paused_sources", "the configuration")

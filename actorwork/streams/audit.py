@@ -10,8 +10,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-from actorwork.message import AuditEntry
 from actorwork.policy.auditing import MOST_ENTRIES, cut
+from actorwork.records import AuditEntry
 from actorwork.streams import keys
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot

@@ -18,9 +18,7 @@ from actorwork import events
 from actorwork.abc import Broker, EventSink, Subscription, meter_of
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams import diagnosis, keys, scripts
-from actorwork.streams.changes import RedisChanges
 from actorwork.streams.node import RedisNode
-from actorwork.streams.replies import RedisReplies
 from actorwork.streams.sending import RedisSending
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, RedisClient, open_client
@@ -29,7 +27,9 @@ from actorwork.streams.transport.urls import is_of_cluster
 from actorwork.streams.watches import subscribed
 
 if TYPE_CHECKING:
+    from actorwork.streams.changes import RedisChanges
     from actorwork.streams.durable import DurablePublisher
+    from actorwork.streams.replies import RedisReplies
 
 _ATTEND = keys.ATTEND.encode()
 _PAUSES = keys.PAUSES.encode()
@@ -219,6 +219,9 @@ class RedisBroker(RedisSending, Broker):
 
     @asynccontextmanager
     async def open_replies(self) -> AsyncGenerator[RedisReplies]:
+        # Imported here, as the changes below: few nodes wait for replies.
+        from actorwork.streams.replies import RedisReplies  # noqa: PLC0415
+
         place = RedisReplies(self._client, self._emit)
         channel = place.address.encode()
         self._replies[channel] = place
@@ -237,6 +240,8 @@ class RedisBroker(RedisSending, Broker):
 
     @asynccontextmanager
     async def open_changes(self) -> AsyncGenerator[RedisChanges]:
+        from actorwork.streams.changes import RedisChanges  # noqa: PLC0415
+
         place = RedisChanges(self._client, self._emit)
         self._changes.append(place)
         try:

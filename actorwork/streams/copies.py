@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
-from actorwork.abc import SeenIds, Where
-from actorwork.message import NO_HEADERS, DeadLetter, Envelope, Priority, Unique
+from actorwork.abc import Where
+from actorwork.message import NO_HEADERS, Envelope, Priority, Unique
 from actorwork.policy.copying import mark_of_letter
+from actorwork.records import DeadLetter, SeenIds
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import PRIORITIES, Fields, encoded_headers, mark_of
 from actorwork.streams.transport.commands import Commands

@@ -12,8 +12,9 @@ from typing import Final
 
 from actorwork.abc import DeadLetters
 from actorwork.errors import BrokerError
-from actorwork.message import NO_HEADERS, DeadLetter, Json
+from actorwork.message import NO_HEADERS, Json
 from actorwork.policy.attempts import headers_of_first_attempt
+from actorwork.records import DeadLetter
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import (
     dead_letter_from,

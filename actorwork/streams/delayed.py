@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actorwork.abc import DelayedMessages
-from actorwork.message import Delayed
+from actorwork.records import Delayed
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import delayed_from
 from actorwork.streams.transport.commands import Commands

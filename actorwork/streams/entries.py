@@ -28,7 +28,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -39,8 +39,6 @@ from actorwork.message import (
     NO_HEADERS,
     REPLY_TO,
     RESULT_TTL,
-    DeadLetter,
-    Delayed,
     Delivery,
     Envelope,
     Failure,
@@ -50,6 +48,9 @@ from actorwork.message import (
 )
 from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt, without_questions
 from actorwork.settings import DeadLetterSettings
+
+if TYPE_CHECKING:
+    from actorwork.records import DeadLetter, Delayed
 
 Fields: TypeAlias = "Sequence[bytes]"
 """Names and values in turn, as Redis sends them."""
@@ -435,6 +436,8 @@ def _shortened(raw: bytes) -> str:
 
 def delayed_from(source: str, due: bytes, fields: Fields) -> Delayed:
     """Make a delayed message of its fields, to be shown; headers that cannot be read are left out."""
+    from actorwork.records import Delayed  # noqa: PLC0415 - see records.py
+
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     data, kind = named.get(b"data"), named.get(b"type")
     message_id = named.get(b"id" if data is not None else b"actorwork:id", b"")
@@ -514,6 +517,8 @@ def key_of_letter(fields: Fields) -> str | None:
 
 
 def dead_letter_from(source: str, entry: bytes, fields: Fields) -> DeadLetter:
+    from actorwork.records import DeadLetter  # noqa: PLC0415 - see records.py
+
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     message = _message_of(named)
     data = message.get(b"data")

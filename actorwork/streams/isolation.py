@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -21,29 +21,28 @@ from actorwork.abc import EventSink
 from actorwork.message import Delivery
 from actorwork.policy.crashes import ALONE, CLEARING, TRY_AGAIN
 
+if TYPE_CHECKING:
 
-class InFlight(Protocol):
-    """The entries of one stream that are in flight."""
+    class InFlight(Protocol):
+        """The entries of one stream that are in flight."""
 
-    deliveries: dict[bytes, Delivery]
+        deliveries: dict[bytes, Delivery]
 
+    class Sources(Protocol):
+        """A source set, as far as it can be held up."""
 
-class Sources(Protocol):
-    """A source set, as far as it can be held up."""
+        must_recover: bool
 
-    must_recover: bool
+        @property
+        def by_stream(self) -> Mapping[bytes, InFlight]: ...
+        def interrupt(self) -> None:
+            """End a read, or the wait for room, so that the reader checks whether it may read."""
+            ...
 
-    @property
-    def by_stream(self) -> Mapping[bytes, InFlight]: ...
-    def interrupt(self) -> None:
-        """End a read, or the wait for room, so that the reader checks whether it may read."""
-        ...
+    class Holder(Protocol):
+        """A reclaimer for which this node is closed: it takes the suspects, one by one."""
 
-
-class Holder(Protocol):
-    """A reclaimer for which this node is closed: it takes the suspects, one by one."""
-
-    def maintain_within(self, seconds: float) -> None: ...
+        def maintain_within(self, seconds: float) -> None: ...
 
 
 class Isolation:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from typing import TYPE_CHECKING
 
 import attrs
 
-from actorwork.message import Delivery, Failure, Progress, Status
+from actorwork.message import Delivery, Failure, Status
+
+if TYPE_CHECKING:
+    from actorwork.records import Progress
 
 
 @attrs.define(eq=False)

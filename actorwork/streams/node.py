@@ -25,7 +25,7 @@ from actorwork import events
 from actorwork.abc import EventSink, LeaseState, Node, Subscription, meter_of
 from actorwork.errors import BrokerError, StateConflict
 from actorwork.failpoints import failpoint
-from actorwork.message import Delivery, Envelope, Progress, Status
+from actorwork.message import Delivery, Envelope, Status
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import entries, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, PublishOnly
@@ -45,6 +45,7 @@ from actorwork.streams.transport.redis_py import RedisError
 
 if TYPE_CHECKING:
     from actorwork.policy.entities import FoundState, StateChange
+    from actorwork.records import Progress
     from actorwork.streams.entities import RedisEntities
     from actorwork.streams.lost import LostEntries
     from actorwork.streams.survey import Survey

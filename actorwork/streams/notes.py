@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from actorwork.message import NO_HEADERS, Delivery, Failure, Progress, Status, is_tracked
+from actorwork.message import NO_HEADERS, Delivery, Failure, Status, is_tracked
 from actorwork.streams import scripts
 from actorwork.streams.entries import claim_in
 from actorwork.streams.in_flight import InFlightEntries
@@ -27,6 +27,7 @@ from actorwork.streams.lives import Life, encoded_failure
 from actorwork.streams.transport.redis_py import RedisError
 
 if TYPE_CHECKING:
+    from actorwork.records import Progress
     from actorwork.streams.transport.client import RedisClient
 
 SOON: Final = 0.05

@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actorwork.abc import EventSink, Pauses, Triggers
 from actorwork.errors import BrokerError
-from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import concerned
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands, Subscriptions
 from actorwork.streams.transport.redis_py import ResponseError, cannot, is_wrong_type
 from actorwork.streams.watches import subscribed
+
+if TYPE_CHECKING:
+    from actorwork.records import Pause, PauseKind
 
 
 class RedisPauses(Pauses):
@@ -95,6 +97,8 @@ def _field(kind: PauseKind, name: str) -> str:
 
 
 def _pause(field: str, record: bytes) -> Pause:
+    from actorwork.records import Pause  # noqa: PLC0415 - see records.py
+
     kind, _, name = field.partition(" ")
     kept = json.loads(record)
     return Pause(kind, name, kept["reason"], kept["by"], kept["at"] / 1000)  # pyright: ignore[reportArgumentType] # as `_field` wrote it

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from actorwork.abc import Purgeable
 from actorwork.message import Priority
+from actorwork.records import Purgeable
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot

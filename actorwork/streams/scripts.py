@@ -1,7 +1,8 @@
 """The Lua scripts, each with the parts it begins with. They are files in `lua/`, so that editors recognise them.
 
-Redis 6.2 has EVAL only (FUNCTION came with 7.0), so each script is one text, loaded once per connection. Scripts build
-the keys of a source from its prefix: these keys are in the slot of the source, which is declared.
+Redis 6.2 has EVAL only (FUNCTION came with 7.0), so each script is one text, loaded once per connection. The texts
+are read when one is first needed: a client without Trio loads only what it runs. Scripts build the keys of a source
+from its prefix: these keys are in the slot of the source, which is declared.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LUA: Final = Path(__file__).with_name("lua")
 @cache
 def part(name: str) -> str:
     """Return the text of a part, or of a script without its parts."""
-    return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
+    return (_LUA / f"{name}.lua").read_bytes().decode()
 
 
 def _script(name: str, *parts: str) -> Script:
@@ -27,7 +28,7 @@ def _script(name: str, *parts: str) -> Script:
     Its own text is a function: a function has at most 200 local variables, and most of them are those of the parts. (It
     refers to at most 60 of them.)
     """
-    return Script(name, "\n".join((*map(part, parts), "return (function()", part(name), "end)()")))
+    return Script(name, lambda: "\n".join((*map(part, parts), "return (function()", part(name), "end)()")))
 
 
 _ORDERING = ("clock", "ack", "rights", "away", "state", "order")

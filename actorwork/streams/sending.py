@@ -15,11 +15,9 @@ from actorwork.errors import BrokerError
 from actorwork.failpoints import failpoint
 from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
-from actorwork.streams.limiter import RedisLimitStore
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.shards import Layouts, is_refused_by_shard
-from actorwork.streams.states import RedisStates
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Subscriptions
 from actorwork.streams.transport.redis_py import cannot
@@ -35,10 +33,12 @@ if TYPE_CHECKING:
     from actorwork.streams.dividing import RedisShards
     from actorwork.streams.durable import DurablePublisher
     from actorwork.streams.entities import RedisEntities
+    from actorwork.streams.limiter import RedisLimitStore
     from actorwork.streams.minutes import RedisMinutes
     from actorwork.streams.purging import RedisPurging
     from actorwork.streams.reports import RedisCommands, RedisReports
     from actorwork.streams.runs import RedisRuns
+    from actorwork.streams.states import RedisStates
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -69,7 +69,6 @@ class RedisSending:
         """Returns what publishes with a durability; its module is imported by the first such message."""
         self._values = RedisValues(client)
         self.layouts = Layouts(client, self._values, sleep)
-        self._limiter = RedisLimitStore(client)
         self._triggers = RedisTriggers(client, emit)
         self._pauses = RedisPauses(client, self._triggers, emit, subscriptions)
         self._runs: RedisRuns | None = None
@@ -106,6 +105,9 @@ class RedisSending:
 
     @property
     def states(self) -> RedisStates:
+        # Imported here: a node writes the lives of messages, and reads none.
+        from actorwork.streams.states import RedisStates  # noqa: PLC0415
+
         return RedisStates(self._commands)
 
     @property
@@ -187,7 +189,10 @@ class RedisSending:
 
     @property
     def limit_store(self) -> RedisLimitStore:
-        return self._limiter
+        # Imported here: most programs have no limits that count over all nodes.
+        from actorwork.streams.limiter import RedisLimitStore  # noqa: PLC0415
+
+        return RedisLimitStore(self._commands)
 
     async def publish(self, envelopes: Sequence[Envelope]) -> int:
         """Keep messages; return how many were new (0, if that became known only by asking again).

@@ -82,17 +82,19 @@ class _Patience:
         return False
 
 
-class ReadsAhead(Protocol):
-    """Takes what settlements bring besides their answer: `RunAhead`."""
+if TYPE_CHECKING:
 
-    is_allowed: bool
+    class ReadsAhead(Protocol):
+        """Takes what settlements bring besides their answer: `RunAhead`."""
 
-    def ask(self, most: int) -> int:
-        """Return how many entries a settlement of `most` deliveries may bring; if any, `end` has to follow."""
-        ...
+        is_allowed: bool
 
-    def end(self, in_flight: InFlightEntries, asked: int, found: Sequence[Any], *, is_lost: bool) -> None: ...
-    async def wait_none_asked(self) -> None: ...
+        def ask(self, most: int) -> int:
+            """Return how many entries a settlement of `most` deliveries may bring; if any, `end` has to follow."""
+            ...
+
+        def end(self, in_flight: InFlightEntries, asked: int, found: Sequence[Any], *, is_lost: bool) -> None: ...
+        async def wait_none_asked(self) -> None: ...
 
 
 class Settler:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from actorwork.abc import States
-from actorwork.message import Failure, MessageInfo, Progress, Status, TrackedMessage
+from actorwork.message import Failure, Status
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import dead_letter_from, headers_to_look_at, key_of_letter
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot, checked
+
+if TYPE_CHECKING:
+    from actorwork.records import MessageInfo, TrackedMessage
 
 PAGE: Final = 1000
 """How many lives, or dead letters, are read at once."""
@@ -72,6 +75,8 @@ class RedisStates(States):
             return bool(await self._client.call("DEL", of.state(id), of.result(id), idempotent=True))
 
     async def newest(self, source: str, *, limit: int) -> Sequence[TrackedMessage]:
+        from actorwork.records import TrackedMessage  # noqa: PLC0415 - see records.py
+
         of = keys.SourceKeys.of(source)
         with cannot(f"list the messages of {source!r}"):
             ids = await self._client.call("ZREVRANGE", of.tracked, 0, limit - 1, idempotent=True)
@@ -132,6 +137,7 @@ class RedisStates(States):
 
 def info_from(source: str, id: str, found: Mapping[bytes, bytes]) -> MessageInfo:
     """Make what is known of a message of its hash."""
+    from actorwork.records import MessageInfo, Progress  # noqa: PLC0415 - see records.py
 
     def text(name: bytes) -> str:
         return found.get(name, b"").decode(errors="replace")

@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from actorwork.abc import EventSink, Firing, Triggers
+from actorwork.abc import EventSink, Triggers
 from actorwork.events import BrokerTrouble
-from actorwork.message import Envelope, TriggerChanges, TriggerDefinition, TriggerRecord
+from actorwork.message import Envelope
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import fields_of, mark_of, terms_of
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import ResponseError, cannot, is_wrong_type
+
+if TYPE_CHECKING:
+    from actorwork.records import Firing, TriggerChanges, TriggerDefinition, TriggerRecord
 
 _DEFINITION: Final = ("actor", "title", "schedule", "data", "type", "details")
 _STATE: Final = ("registered", "last", "fired", "declared", "changes", "changed", "revision", "put")
@@ -110,6 +113,8 @@ class RedisTriggers(Triggers):
         messages: Sequence[Envelope],
         revision: int = 0,
     ) -> Firing:
+        from actorwork.records import Firing  # noqa: PLC0415 - see records.py
+
         of = keys.SourceKeys.of(definition.source)
         names: list[Any] = [keys.trigger(definition.source, definition.id), of.stream, of.delayed, of.delayed_messages]
         args: list[Any] = [of.prefix, definition.schedule, decided, last, revision]
@@ -184,6 +189,8 @@ def _fields_of_definition(definition: TriggerDefinition) -> list[Any]:
 
 
 def _definition(source: str, id: str, facts: Sequence[Any]) -> TriggerDefinition:
+    from actorwork.records import TriggerDefinition  # noqa: PLC0415 - see records.py
+
     actor, title, schedule, data, kind, details = facts
     return TriggerDefinition(
         source=source,

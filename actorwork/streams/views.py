@@ -12,10 +12,11 @@ from typing import Final
 
 import attrs
 
-from actorwork.abc import Purgeable, SeenIds, Where
-from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json
+from actorwork.abc import Where
+from actorwork.message import NO_HEADERS, Envelope, Json
 from actorwork.policy.reports import Counts, Found
 from actorwork.policy.shards import shard_of, whole_source
+from actorwork.records import DeadLetter, Delayed, Purgeable, SeenIds
 from actorwork.streams.copies import RedisCopies
 from actorwork.streams.dead_letters import RedisDeadLetters
 from actorwork.streams.delayed import RedisDelayed

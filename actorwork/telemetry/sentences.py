@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actorwork import events
 from actorwork.errors import ProcessLost
-from actorwork.message import Failure, Pause
+from actorwork.message import Failure
 from actorwork.policy.exits import Kind
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.telemetry.formatting import one_line
+
+if TYPE_CHECKING:
+    from actorwork.records import Pause
 
 _NO_TRACEBACK: Final = frozenset({"Fail", "CodecError", "MessageRefused"})
 """Errors that were expected: where they were raised tells the operator nothing."""

@@ -27,7 +27,8 @@ from actorwork.clients.opening import open_client
 from actorwork.codec import encode_value, wire_name
 from actorwork.durations import Duration, seconds_of
 from actorwork.events import Event
-from actorwork.message import DeadLetter, Envelope, Json
+from actorwork.message import Envelope, Json
+from actorwork.records import DeadLetter
 from actorwork.runtime.options import SystemOptions, TreeOptions, refuse_unknown
 from actorwork.runtime.outline import Branch
 from actorwork.runtime.system import System, open_system

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from actorwork.abc import AbstractCronSchedule
 from actorwork.errors import SettingsError
-from actorwork.message import TriggerRecord
 from actorwork.policy.catchup import LATE, Plan
 from actorwork.policy.schedule import Cron, milliseconds
+from actorwork.records import TriggerRecord
 from actorwork.triggers.watched import AGAIN, Watched
 
 SKEW: Final = 5_000

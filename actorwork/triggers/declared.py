@@ -14,19 +14,11 @@ import attrs
 
 from actorwork import codec
 from actorwork.errors import CodecError, SettingsError
-from actorwork.message import (
-    TIME_POINT,
-    TRIGGER_ID,
-    Envelope,
-    Json,
-    Priority,
-    TriggerDefinition,
-    TriggerRecord,
-    Unique,
-)
+from actorwork.message import TIME_POINT, TRIGGER_ID, Envelope, Json, Priority, Unique
 from actorwork.policy.catchup import FiringRule
 from actorwork.policy.schedule import Cron, Interval, moment, schedule_as_json, schedule_from_json
 from actorwork.policy.trigger import Trigger
+from actorwork.records import TriggerDefinition, TriggerRecord
 from actorwork.settings import Settings
 from actorwork.shown import Shown
 

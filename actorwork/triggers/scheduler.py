@@ -26,13 +26,13 @@ from typing import Final, Literal, NoReturn, Protocol
 
 import trio
 
-from actorwork.abc import AbstractCronSchedule, EventSink, Firing, Triggers, meter_of
+from actorwork.abc import AbstractCronSchedule, EventSink, Triggers, meter_of
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, TriggerChanged, TriggerFired, TriggerTrouble
 from actorwork.failpoints import failpoint
-from actorwork.message import TriggerChanges, TriggerRecord
 from actorwork.policy.catchup import Plan, plan
 from actorwork.policy.pauses import trigger_name
+from actorwork.records import Firing, TriggerChanges, TriggerRecord
 from actorwork.settings import Settings
 from actorwork.triggers.custom import CustomTimes
 from actorwork.triggers.declared import Declared, as_changed

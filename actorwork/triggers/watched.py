@@ -6,8 +6,8 @@ from typing import Final
 
 import attrs
 
-from actorwork.message import TriggerRecord
 from actorwork.policy.odds import Odds
+from actorwork.records import TriggerRecord
 from actorwork.shown import Shown
 from actorwork.triggers.declared import Declared
 

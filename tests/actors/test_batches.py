@@ -31,9 +31,9 @@ from actorwork import (
 )
 from actorwork.actors.context import publishing
 from actorwork.policy import settlement as policy
+from actorwork.policy.backoffs import Fixed
 from actorwork.policy.batches import outcomes_of
 from actorwork.policy.exits import Kind
-from actorwork.policy.retry import Fixed
 from actorwork.testing import Faults, MemoryBroker, TestSystem, advance, open_test_system
 
 Body = Callable[[Any, list[int]], Awaitable[Any]]

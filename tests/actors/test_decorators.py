@@ -21,8 +21,8 @@ from actorwork import (
 from actorwork.actors.decorators import circuit_breaker, rate_limit, retry, timeout
 from actorwork.actors.handlers import rules
 from actorwork.errors import CircuitOpen
+from actorwork.policy.backoffs import Fixed
 from actorwork.policy.limits import CircuitBreaker, RateLimit
-from actorwork.policy.retry import Fixed
 from actorwork.policy.settlement import Fail
 from actorwork.testing import open_test_system
 

@@ -12,7 +12,7 @@ import trio
 from actorwork import Actor, Fail, NotRunning, Reject, Retry, RetryPolicy, Settings, events, open_system, receive
 from actorwork.message import REPLY_TO, RESULT_TTL, Delivery
 from actorwork.policy import settlement as policy
-from actorwork.policy.retry import Fixed
+from actorwork.policy.backoffs import Fixed
 from actorwork.settings import EventSettings
 from tests.doubles import FakeBroker, Kept, failed, fields
 

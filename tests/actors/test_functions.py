@@ -39,7 +39,7 @@ from actorwork import (
 )
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.cli.imports import load_tree
-from actorwork.policy.retry import Fixed
+from actorwork.policy.backoffs import Fixed
 from actorwork.testing import open_test_system, run_eagerly
 from actorwork.workflows import Flow, group, step
 

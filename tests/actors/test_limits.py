@@ -25,8 +25,8 @@ from actorwork import (
 from actorwork.actors.limits.shared import SLOT_TTL
 from actorwork.embedded.limiter import EmbeddedLimitStore
 from actorwork.events import BrokerTrouble, CircuitChanged
+from actorwork.policy.backoffs import Fixed
 from actorwork.policy.limits import Bulkhead, CircuitBreaker, ConcurrencyLimit, Limit, RateLimit, Rates
-from actorwork.policy.retry import Fixed
 from actorwork.policy.settlement import Ack
 from actorwork.testing import MemoryBroker, TestSystem, open_test_system
 

@@ -46,6 +46,7 @@ CROOKED_HOUSE = {
     "codec/__init__.py": "import cattrs",  # and this one
     "codec/text.py": "import actorwork.codec.payloads",
     "codec/payloads.py": "",
+    "records.py": "",
     "message.py": "import cattrs\nimport multiprocessing.connection",
     "errors.py": "import actorwork",  # around the corner: the front door knows everybody
     "abc.py": "import hiredis",

@@ -16,7 +16,8 @@ from actorwork.abc import Broker
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
 from actorwork.clients import dead_letters
-from actorwork.message import DeadLetter, Envelope
+from actorwork.message import Envelope
+from actorwork.records import DeadLetter
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
 from actorwork.testing.memory import MemoryBroker

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from actorwork import Actor, MessageInfo, Settings, Status, open_client, open_system, receive
 from actorwork.abc import Broker
 from actorwork.cli.waiting import LifeBar, in_words, life_in_json, wait_for_outcome
-from actorwork.message import Delayed, Delivery, Priority
+from actorwork.message import Delivery, Priority
+from actorwork.records import Delayed
 from actorwork.testing.conformance import open_consumer
 from tests.patience import PATIENCE
 

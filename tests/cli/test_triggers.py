@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from actorwork.abc import Broker
-from actorwork.message import TriggerDefinition
+from actorwork.records import TriggerDefinition
 from tests.cli.conftest import Shell
 
 NIGHTLY = TriggerDefinition(

@@ -4,7 +4,7 @@ import pytest
 
 from actorwork import Actor, Settings, open_client, open_system, receive, sync
 from actorwork.errors import MessageFailed
-from actorwork.message import MessageState
+from actorwork.records import MessageState
 from actorwork.testing import MemoryBroker
 from actorwork.testing.conformance import PATIENCE
 from actorwork.workflows import step

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from actorwork import BrokerError
-from actorwork.message import DeadLetter, Envelope
+from actorwork.message import Envelope
+from actorwork.records import DeadLetter
 from actorwork.testing.redis_server import open_redis_server
 
 from .conftest import Drill, Line, Place, Redis, open_place, until

@@ -9,7 +9,7 @@ import signal
 import trio
 
 from actorwork.abc import Broker
-from actorwork.message import TriggerRecord
+from actorwork.records import TriggerRecord
 from tests.forms import AT_A_FILE, AT_REDIS
 from tests.patience import BUSY
 

@@ -13,7 +13,7 @@ from actorwork.inspection import (
     SourceInfo,
     as_json,
 )
-from actorwork.message import Pause
+from actorwork.records import Pause
 
 
 def test_an_overview_is_json():

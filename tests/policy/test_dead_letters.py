@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from actorwork.message import DeadLetter, Failure
+from actorwork.message import Failure
 from actorwork.policy.dead_letters import Selection, by_cause, fingerprint_of
 from actorwork.policy.settlement import failure_of
+from actorwork.records import DeadLetter
 
 
 def letter(failure: Failure, **more: Any) -> DeadLetter:

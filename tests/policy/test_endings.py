@@ -7,7 +7,8 @@ import trio
 
 from actorwork import Fail, Reject, Retry
 from actorwork.errors import ExecutionTimeout, Shutdown
-from actorwork.policy.retry import Fixed, RetryPolicy
+from actorwork.policy.backoffs import Fixed
+from actorwork.policy.retry import RetryPolicy
 from actorwork.policy.settlement import Ending, EndReason, ending_of, to_blame
 
 BOOM = ValueError("boom")

@@ -5,10 +5,10 @@ from typing import Any
 import attrs
 import pytest
 
-from actorwork.message import Pause
 from actorwork.policy import idle
 from actorwork.policy.idle import Place
 from actorwork.policy.reports import Counts, HeldMessage, HoldUp, PartReport
+from actorwork.records import Pause
 
 AT = 1_700_000_000.0
 MOMENT = "2023-11-14T22:13:20Z"

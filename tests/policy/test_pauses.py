@@ -5,8 +5,8 @@ from collections.abc import Collection
 import pytest
 from hypothesis import example, given, strategies as st
 
-from actorwork.message import Pause, PauseKind
 from actorwork.policy.pauses import is_off, trigger_name, withheld
+from actorwork.records import Pause, PauseKind
 
 TITLES = st.text("a/\\", min_size=1, max_size=6)
 

@@ -9,9 +9,10 @@ import pytest
 
 from actorwork import Process, events, open_client, open_system
 from actorwork.errors import RemoteError
-from actorwork.message import Delivery, Failure, Pause, Priority
+from actorwork.message import Delivery, Failure, Priority
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import Ack, Fail
+from actorwork.records import Pause
 from actorwork.runtime.processes.control import Frames
 from actorwork.runtime.processes.event_frames import EventForwarding, event_from
 from actorwork.runtime.processes.parent_channel import ParentChannel

@@ -6,7 +6,7 @@ import signal
 import trio
 
 from actorwork import MessageInfo, Process, Status, open_client, open_system
-from actorwork.message import Progress
+from actorwork.records import Progress
 from tests.forms import AT_REDIS
 
 from .conftest import PATIENCE, Said

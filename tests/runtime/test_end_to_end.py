@@ -25,7 +25,7 @@ from actorwork import (
     open_system,
     receive,
 )
-from actorwork.policy.retry import Fixed
+from actorwork.policy.backoffs import Fixed
 from actorwork.policy.settlement import Ack
 from actorwork.settings import EventSettings
 from tests.doubles import Kept

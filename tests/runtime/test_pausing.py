@@ -15,7 +15,7 @@ from actorwork.brokers import ignore, open_broker
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, Event, PausesChanged, Released
 from actorwork.inspection import Inspection
-from actorwork.message import Pause, PauseKind
+from actorwork.records import Pause, PauseKind
 from actorwork.runtime.pausing import Pausing
 from actorwork.testing import MemoryBroker, TestSystem, advance, open_test_system
 from actorwork.testing.conformance import until

@@ -8,7 +8,7 @@ import attrs
 
 from actorwork import Actor, Failure, Message, Reject, Retry, RetryPolicy, Settings, open_system, receive
 from actorwork.events import Event, Settled
-from actorwork.policy.retry import Fixed
+from actorwork.policy.backoffs import Fixed
 from actorwork.testing.conformance.fake_consumer import true_of, until
 from tests.streams.bench_of_actors import open_scene
 

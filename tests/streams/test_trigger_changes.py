@@ -1,7 +1,7 @@
 """Changes of triggers by hand, on connections that break and with few rights."""
 
 from actorwork.events import Event
-from actorwork.message import TriggerChanges, TriggerDefinition
+from actorwork.records import TriggerChanges, TriggerDefinition
 from actorwork.streams.broker import open_broker
 from actorwork.testing.proxy import open_proxy
 from actorwork.testing.redis_server import open_redis_server

@@ -17,9 +17,10 @@ from actorwork.cli.commands import actorwork
 from actorwork.clients.sender import source_name
 from actorwork.errors import BrokerError, SettingsError
 from actorwork.events import BrokerTrouble, Event, Fenced
-from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Outcome, Priority, TriggerDefinition, Unique
+from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Outcome, Priority, Unique
 from actorwork.policy.runs.values import Need, Plan, StepPlan
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.records import TriggerDefinition
 from actorwork.streams import diagnosis
 from actorwork.streams.transport.client import open_client
 from actorwork.streams.transport.redis_py import NoPermissionError

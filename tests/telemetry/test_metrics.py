@@ -17,9 +17,10 @@ from prometheus_client.openmetrics import parser as open_parser
 
 from actorwork import events
 from actorwork.errors import ProcessLost
-from actorwork.message import HISTORY, Delivery, Failure, Json, Pause
+from actorwork.message import HISTORY, Delivery, Failure, Json
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import ACK, CANCELLED, EXPIRED, Ack, Fail, Reject, Retry, Settlement
+from actorwork.records import Pause
 from actorwork.telemetry.metrics import Registry
 from actorwork.telemetry.metrics.counting import TOGETHER, MetricsSink, add_all
 from actorwork.telemetry.metrics.registry import OTHER, process_label

@@ -6,9 +6,10 @@ import pytest
 
 from actorwork import events
 from actorwork.errors import ProcessLost
-from actorwork.message import Delivery, Failure, Pause
+from actorwork.message import Delivery, Failure
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.records import Pause
 from actorwork.telemetry.logs import FIELDS
 from actorwork.telemetry.sentences import sentence_of
 

@@ -11,8 +11,9 @@ import httpx
 
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
-from actorwork.message import DeadLetter, Envelope, Failure
+from actorwork.message import Envelope, Failure
 from actorwork.policy.settlement import Fail
+from actorwork.records import DeadLetter
 from actorwork.state.known_actors import enter_actors
 from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.web.access import Access

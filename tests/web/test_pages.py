@@ -12,10 +12,11 @@ import trio
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
-from actorwork.message import Envelope, TriggerDefinition, Unique
+from actorwork.message import Envelope, Unique
 from actorwork.policy.minutes import ALL, MinuteCounts
 from actorwork.policy.reports import NodeReport, PartReport, written
 from actorwork.policy.runs.values import Plan, StepPlan
+from actorwork.records import TriggerDefinition
 from actorwork.runtime.system import System, open_system
 from actorwork.settings import Settings, default_source, identity
 from actorwork.web import rendering

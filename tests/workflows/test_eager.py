@@ -25,7 +25,7 @@ from actorwork import (
     Settings,
     receive,
 )
-from actorwork.policy.retry import Fixed
+from actorwork.policy.backoffs import Fixed
 from actorwork.testing import run_eagerly
 from actorwork.workflows import Flow, Step, chain, chord, group, nap, signal, step
 from tests.workflows.conftest import OpenStage

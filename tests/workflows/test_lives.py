@@ -21,8 +21,9 @@ from actorwork import Actor, Client, Message, MessageFailed, MessageInfo, Settin
 from actorwork.brokers import open_broker
 from actorwork.clients.receipts import Receipt
 from actorwork.embedded import turns, writer
-from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure, Progress
+from actorwork.message import RESULT_TTL, Delivery, Envelope, Failure
 from actorwork.policy.settlement import Ack, Fail, Retry
+from actorwork.records import Progress
 from actorwork.streams import changes
 from actorwork.streams.watches import LOOK_EVERY
 from actorwork.testing import open_test_system

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from actorwork import Actor, Message, MessageFailed, MessageInfo, NotRunning, Retry, Settings, Status, receive
-from actorwork.message import Progress
+from actorwork.records import Progress
 from actorwork.testing import open_test_system
 from actorwork.workflows import chord, step
 from tests.patience import PATIENCE

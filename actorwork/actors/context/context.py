@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, Unpack, cast, overload
 
-from actorwork.actors.context.in_flight import InFlight, ReportTaker as ReportTaker, Stop, in_flight
+from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.context.logger import ContextLogger
 from actorwork.actors.context.publishing import PublishBuffer
 from actorwork.actors.mailbox.calls import CallState, LocalCall
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import trio
 
     from actorwork.abc import PublishMiddleware, Values
+    from actorwork.actors.context.in_flight import ReportTaker
     from actorwork.actors.context.nursery import ActorNursery
     from actorwork.actors.context.runs import StartedRuns
     from actorwork.actors.context.sending import SendingClient, StartedRun
@@ -52,78 +53,76 @@ A = TypeVar("A", bound=Hooks)
 T = TypeVar("T")
 
 
-class ContextServices(Protocol):
-    """What a context uses of its system."""
+if TYPE_CHECKING:
 
-    @property
-    def registry(self) -> Registry: ...
-    @property
-    def topics(self) -> Topics: ...
-    @property
-    def random(self) -> Random: ...
-    @property
-    def values(self) -> Callable[[], Values] | None: ...
-    @property
-    def publish_middleware(self) -> tuple[PublishMiddleware, ...]: ...
-    @property
-    def ids(self) -> MessageIds: ...
-    @property
-    def client(self) -> Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None: ...
+    class ContextServices(Protocol):
+        """What a context uses of its system."""
 
+        @property
+        def registry(self) -> Registry: ...
+        @property
+        def topics(self) -> Topics: ...
+        @property
+        def random(self) -> Random: ...
+        @property
+        def values(self) -> Callable[[], Values] | None: ...
+        @property
+        def publish_middleware(self) -> tuple[PublishMiddleware, ...]: ...
+        @property
+        def ids(self) -> MessageIds: ...
+        @property
+        def client(self) -> Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None: ...
 
-class BoundedStash(Protocol):
-    """Where `stash` sets messages aside."""
+    class BoundedStash(Protocol):
+        """Where `stash` sets messages aside."""
 
-    def reserve(self, current: InFlight | LocalCall) -> None: ...
+        def reserve(self, current: InFlight | LocalCall) -> None: ...
 
+    class ContextActor(Protocol):
+        """What a context uses of its actor."""
 
-class ContextActor(Protocol):
-    """What a context uses of its actor."""
+        title: str
+        settings: Settings
+        ref: ActorRef[Any]
+        behaviour: Behaviour
+        supervisor: SupervisorRef | None
 
-    title: str
-    settings: Settings
-    ref: ActorRef[Any]
-    behaviour: Behaviour
-    supervisor: SupervisorRef | None
+        @property
+        def consumer(self) -> ReportTaker | None: ...
+        @property
+        def label(self) -> str: ...
+        @property
+        def services(self) -> ContextServices: ...
+        @property
+        def stash(self) -> BoundedStash: ...
+        @property
+        def links(self) -> Links: ...
+        @property
+        def timers(self) -> Timers: ...
+        def unstash(self) -> None: ...
 
-    @property
-    def consumer(self) -> ReportTaker | None: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def services(self) -> ContextServices: ...
-    @property
-    def stash(self) -> BoundedStash: ...
-    @property
-    def links(self) -> Links: ...
-    @property
-    def timers(self) -> Timers: ...
-    def unstash(self) -> None: ...
+    class DeferredReplies(Protocol):
+        """The replies that the incarnation owes."""
 
+        def defer(self, reply: Reply) -> None: ...
 
-class DeferredReplies(Protocol):
-    """The replies that the incarnation owes."""
+    class ContextIncarnation(Protocol):
+        """What a context uses of its incarnation."""
 
-    def defer(self, reply: Reply) -> None: ...
-
-
-class ContextIncarnation(Protocol):
-    """What a context uses of its incarnation."""
-
-    @property
-    def nursery(self) -> ActorNursery: ...
-    @property
-    def replies(self) -> DeferredReplies: ...
-    @property
-    def asyncio_loop(self) -> Looping: ...
-    def pipe(
-        self,
-        function: Callable[..., Awaitable[object]],
-        args: tuple[object, ...],
-        to: Callable[[Any], object] | None,
-    ) -> None: ...
-    async def enter(self, block: AbstractAsyncContextManager[T]) -> T: ...
-    async def spawn(self, child: object, name: str | None) -> ActorRef[Any]: ...
+        @property
+        def nursery(self) -> ActorNursery: ...
+        @property
+        def replies(self) -> DeferredReplies: ...
+        @property
+        def asyncio_loop(self) -> Looping: ...
+        def pipe(
+            self,
+            function: Callable[..., Awaitable[object]],
+            args: tuple[object, ...],
+            to: Callable[[Any], object] | None,
+        ) -> None: ...
+        async def enter(self, block: AbstractAsyncContextManager[T]) -> T: ...
+        async def spawn(self, child: object, name: str | None) -> ActorRef[Any]: ...
 
 
 class Neighbours:

@@ -17,25 +17,27 @@ if TYPE_CHECKING:
 
     from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.context.runs import StartedRuns
-    from actorwork.message import Delivery, Progress, Status
+    from actorwork.message import Delivery, Status
     from actorwork.policy.entities import StateChange
+    from actorwork.records import Progress
 
 
-class ReportTaker(Protocol):
-    """Where reports of progress go: the consumer."""
+if TYPE_CHECKING:
 
-    @property
-    def token(self) -> trio.lowlevel.TrioToken | None:
-        """Trio's loop, if there is a node."""
-        ...
+    class ReportTaker(Protocol):
+        """Where reports of progress go: the consumer."""
 
-    def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None: ...
+        @property
+        def token(self) -> trio.lowlevel.TrioToken | None:
+            """Trio's loop, if there is a node."""
+            ...
 
+        def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None: ...
 
-class Reporting(Protocol):
-    """Takes what a handler reports of how far it is."""
+    class Reporting(Protocol):
+        """Takes what a handler reports of how far it is."""
 
-    def give(self, progress: Progress) -> None: ...
+        def give(self, progress: Progress) -> None: ...
 
 
 class InFlight:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 
 from actorwork.codec import encode_value, loads
-from actorwork.message import NO_HEADERS, Json, Progress, Status
+from actorwork.message import NO_HEADERS, Json, Status
 from actorwork.policy.bounds import is_number
+from actorwork.records import Progress
 
 if TYPE_CHECKING:
     from actorwork.actors.context.in_flight import InFlight, ReportTaker

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from actorwork.abc import FunctionActor
     from actorwork.durations import Duration
-    from actorwork.message import Message, MessageInfo, Status, Untyped
+    from actorwork.message import Message, Status, Untyped
     from actorwork.policy.runs.values import RunInfo, StepInfo
     from actorwork.policy.sending import SendOptions, SubmitOptions
+    from actorwork.records import MessageInfo
     from actorwork.workflows.flow import Flow
     from actorwork.workflows.steps import Group, Step
 

@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from actorwork.actors.wakeups import Reply
 
 
-class TimerOwner(Protocol):
-    """The actor that a timer sends to."""
+if TYPE_CHECKING:
 
-    title: str
-    mailbox: Mailbox
-    behaviour: Behaviour
+    class TimerOwner(Protocol):
+        """The actor that a timer sends to."""
 
-    def timer_fired(self, timer: Timer) -> None: ...
+        title: str
+        mailbox: Mailbox
+        behaviour: Behaviour
+
+        def timer_fired(self, timer: Timer) -> None: ...
 
 
 class Timer:

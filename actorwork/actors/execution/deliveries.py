@@ -22,7 +22,7 @@ from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.execution.watchdog import UNKNOWN
-from actorwork.actors.execution.workplace import Worker, Workplace, explained, interrupts, is_from_outside
+from actorwork.actors.execution.workplace import explained, interrupts, is_from_outside
 from actorwork.actors.mailbox.calls import PENDING, CallState
 from actorwork.codec import encode_result
 from actorwork.failpoints import failpoint
@@ -48,6 +48,7 @@ from actorwork.policy.settlement import (
 
 if TYPE_CHECKING:
     from actorwork.actors.context.publishing import PublishBuffer
+    from actorwork.actors.execution.workplace import Worker, Workplace
     from actorwork.actors.handlers.table import Handler
     from actorwork.actors.limits.admission import Permit
     from actorwork.message import Delivery, Envelope
@@ -60,22 +61,24 @@ _BEGUN: Final = failpoint("handler.begun")
 _RETURNED: Final = failpoint("handler.returned")
 
 
-class Guard(Protocol):
-    """What limits and handlers' own policies change about the end of a delivery."""
+if TYPE_CHECKING:
 
-    def waits_again(self, permit: Permit | None, error: BaseException) -> bool:
-        """Give the permit back, since the handler has failed; return whether the delivery has to wait again."""
-        ...
+    class Guard(Protocol):
+        """What limits and handlers' own policies change about the end of a delivery."""
 
-    def handled(self, permit: Permit | None) -> None:
-        """Give the permit back, since the handler has succeeded."""
-        ...
+        def waits_again(self, permit: Permit | None, error: BaseException) -> bool:
+            """Give the permit back, since the handler has failed; return whether the delivery has to wait again."""
+            ...
 
-    def settled(self) -> None:
-        """Admit waiting deliveries, since an executor is free now."""
-        ...
+        def handled(self, permit: Permit | None) -> None:
+            """Give the permit back, since the handler has succeeded."""
+            ...
 
-    def retry_of(self, delivery: Delivery) -> RetryPolicy: ...
+        def settled(self) -> None:
+            """Admit waiting deliveries, since an executor is free now."""
+            ...
+
+        def retry_of(self, delivery: Delivery) -> RetryPolicy: ...
 
 
 class Deliveries:

@@ -23,7 +23,6 @@ from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.deliveries import Deliveries
 from actorwork.actors.execution.variables import Variables
 from actorwork.actors.execution.watchdog import UNKNOWN, of_handler
-from actorwork.actors.execution.workplace import Workplace
 from actorwork.actors.mailbox.calls import Item, LocalCall
 from actorwork.actors.wakeups import working
 from actorwork.errors import ActorCrashed, ActorStopped, Shutdown
@@ -35,6 +34,7 @@ from actorwork.stacks import REPORT_EVERY, stack_of_task
 
 if TYPE_CHECKING:
     from actorwork.actors.execution.guarded import GuardedDeliveries
+    from actorwork.actors.execution.workplace import Workplace
 
 BURST: Final = 64
 """Items handled in a row before other tasks have a turn."""

@@ -25,7 +25,7 @@ from actorwork.actors.execution import local_calls
 from actorwork.actors.execution.batches import Batch, BatchItem, BatchTimeout
 from actorwork.actors.execution.deliveries import Deliveries, crash_for
 from actorwork.actors.execution.watchdog import UNKNOWN
-from actorwork.actors.execution.workplace import Worker, Workplace, interrupts, is_from_outside
+from actorwork.actors.execution.workplace import interrupts, is_from_outside
 from actorwork.actors.limits.admission import EMPTY_PERMIT
 from actorwork.codec import encode_result
 from actorwork.errors import CodecError
@@ -34,6 +34,7 @@ from actorwork.policy.batches import outcomes_of
 from actorwork.policy.settlement import ACK, Ack, Ending, Settlement, decisive, to_blame
 
 if TYPE_CHECKING:
+    from actorwork.actors.execution.workplace import Worker, Workplace
     from actorwork.actors.handlers.table import Handler
     from actorwork.actors.limits.admission import Permit
     from actorwork.actors.mailbox.calls import LocalCall

@@ -19,7 +19,7 @@ from actorwork.actors.context.in_flight import Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.execution.watchdog import UNKNOWN
-from actorwork.actors.execution.workplace import Worker, explained, interrupts, is_from_outside
+from actorwork.actors.execution.workplace import explained, interrupts, is_from_outside
 from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import PENDING, CallState, LocalCall, Queue
 from actorwork.actors.refs.watching import LinkBroken
@@ -36,6 +36,7 @@ from actorwork.policy.exits import is_fatal
 from actorwork.policy.settlement import decisive, to_blame
 
 if TYPE_CHECKING:
+    from actorwork.actors.execution.workplace import Worker
     from actorwork.actors.handlers.table import Handler
 
 

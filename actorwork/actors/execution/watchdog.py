@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -29,24 +29,26 @@ def of_handler(stack: str) -> str:
     return "\n".join(lines[ours[-1] + 1 :] if ours else lines) or stack
 
 
-class Watched(Protocol):
-    """An executor, as the watchdog sees it."""
+if TYPE_CHECKING:
 
-    began: float | None
-    timeout: float
+    class Watched(Protocol):
+        """An executor, as the watchdog sees it."""
 
-    @property
-    def title(self) -> str:
-        """The actor whose handler it is."""
-        ...
+        began: float | None
+        timeout: float
 
-    def overdue(self, now: float) -> None:
-        """End the handler in flight, or report that it does not end."""
-        ...
+        @property
+        def title(self) -> str:
+            """The actor whose handler it is."""
+            ...
 
-    def where(self, actor_id: str, message_id: str) -> str | None:
-        """Return the stack of the handler if it is at work on this message, else None."""
-        ...
+        def overdue(self, now: float) -> None:
+            """End the handler in flight, or report that it does not end."""
+            ...
+
+        def where(self, actor_id: str, message_id: str) -> str | None:
+            """Return the stack of the handler if it is at work on this message, else None."""
+            ...
 
 
 class Watchdog:

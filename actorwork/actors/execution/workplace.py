@@ -28,119 +28,116 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.wakeups import Reply
-    from actorwork.message import Delivery, Envelope, MessageIds, Progress, Status
+    from actorwork.message import Delivery, Envelope, MessageIds, Status
     from actorwork.policy.minutes import Tally
     from actorwork.policy.settlement import EndReason, Reject, Settlement
+    from actorwork.records import Progress
     from actorwork.settings import Settings
 
 
-class Settler(Protocol):
-    """The way back to the broker."""
+if TYPE_CHECKING:
 
-    cancelled: dict[tuple[str, str], tuple[Reject, bool]]
-    """The messages here that were cancelled, by source and id: how each ends, and whether that is settled."""
+    class Settler(Protocol):
+        """The way back to the broker."""
 
-    def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None: ...
-    def settle_together(
-        self, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]
-    ) -> None: ...
-    async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool: ...
-    def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None: ...
-    def now(self) -> float: ...
-    def interrupted(self, delivery: Delivery) -> None: ...
-    def hand_back(self, delivery: Delivery, *, after: float) -> None: ...
+        cancelled: dict[tuple[str, str], tuple[Reject, bool]]
+        """The messages here that were cancelled, by source and id: how each ends, and whether that is settled."""
 
+        def settle(self, delivery: Delivery, settlement: Settlement, published: Sequence[Envelope] = ()) -> None: ...
+        def settle_together(
+            self, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]
+        ) -> None: ...
+        async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool: ...
+        def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None: ...
+        def now(self) -> float: ...
+        def interrupted(self, delivery: Delivery) -> None: ...
+        def hand_back(self, delivery: Delivery, *, after: float) -> None: ...
 
-class SharedTools(Protocol):
-    """What all executors of a system share."""
+    class SharedTools(Protocol):
+        """What all executors of a system share."""
 
-    @property
-    def emit(self) -> EventSink: ...
-    @property
-    def watchdog(self) -> Watchdog: ...
-    @property
-    def ids(self) -> MessageIds: ...
-    @property
-    def dice(self) -> Callable[[], float]: ...
-    @property
-    def threads(self) -> trio.CapacityLimiter: ...
-    @property
-    def tally(self) -> Tally: ...
-    @property
-    def middleware(self) -> tuple[Middleware, ...]: ...
-    @property
-    def instruments(self) -> tuple[Instruments, ...]: ...
+        @property
+        def emit(self) -> EventSink: ...
+        @property
+        def watchdog(self) -> Watchdog: ...
+        @property
+        def ids(self) -> MessageIds: ...
+        @property
+        def dice(self) -> Callable[[], float]: ...
+        @property
+        def threads(self) -> trio.CapacityLimiter: ...
+        @property
+        def tally(self) -> Tally: ...
+        @property
+        def middleware(self) -> tuple[Middleware, ...]: ...
+        @property
+        def instruments(self) -> tuple[Instruments, ...]: ...
 
+    class Stashing(Protocol):
+        """Where stashed items go."""
 
-class Stashing(Protocol):
-    """Where stashed items go."""
+        def add(self, item: Item) -> None: ...
 
-    def add(self, item: Item) -> None: ...
+    class ExecutorActor(Protocol):
+        """The actor whose items are handled."""
 
+        title: str
+        settings: Settings
+        mailbox: Mailbox
+        behaviour: Behaviour
+        handlers: HandlerTable
+        admission: AdmissionQueue | None
 
-class ExecutorActor(Protocol):
-    """The actor whose items are handled."""
+        @property
+        def label(self) -> str: ...
+        @property
+        def services(self) -> SharedTools: ...
+        @property
+        def consumer(self) -> Settler | None: ...
+        @property
+        def batches(self) -> Batches: ...
+        @property
+        def stash(self) -> Stashing: ...
+        def idle(self) -> None: ...
 
-    title: str
-    settings: Settings
-    mailbox: Mailbox
-    behaviour: Behaviour
-    handlers: HandlerTable
-    admission: AdmissionQueue | None
+    class HeldReplies(Protocol):
+        """The replies that the incarnation owes at its end."""
 
-    @property
-    def label(self) -> str: ...
-    @property
-    def services(self) -> SharedTools: ...
-    @property
-    def consumer(self) -> Settler | None: ...
-    @property
-    def batches(self) -> Batches: ...
-    @property
-    def stash(self) -> Stashing: ...
-    def idle(self) -> None: ...
+        def hold(self, reply: Reply, what: str) -> None:
+            """Fail a reply once it is known whether the actor is over or starts again; `what` has happened to it."""
+            ...
 
+    class Workplace(Protocol):
+        """The incarnation that an executor works for."""
 
-class HeldReplies(Protocol):
-    """The replies that the incarnation owes at its end."""
+        stopping: bool
+        instance: Any
+        failure: BaseException | None
+        """The crash that ends it, from when an executor has raised it."""
 
-    def hold(self, reply: Reply, what: str) -> None:
-        """Fail a reply once it is known whether the actor is over or starts again; `what` has happened to it."""
-        ...
+        @property
+        def actor(self) -> ExecutorActor: ...
+        @property
+        def wants_executor(self) -> bool: ...
+        def add_executor(self) -> None: ...
+        def executor_ended(self) -> None: ...
+        def finish(self) -> None: ...
+        @property
+        def replies(self) -> HeldReplies: ...
 
+    class Worker(Protocol):
+        """An executor: what is in flight, and for how long."""
 
-class Workplace(Protocol):
-    """The incarnation that an executor works for."""
+        item: Item | None
+        began: float | None
+        timeout: float
+        ended: EndReason | None
 
-    stopping: bool
-    instance: Any
-    failure: BaseException | None
-    """The crash that ends it, from when an executor has raised it."""
-
-    @property
-    def actor(self) -> ExecutorActor: ...
-    @property
-    def wants_executor(self) -> bool: ...
-    def add_executor(self) -> None: ...
-    def executor_ended(self) -> None: ...
-    def finish(self) -> None: ...
-    @property
-    def replies(self) -> HeldReplies: ...
-
-
-class Worker(Protocol):
-    """An executor: what is in flight, and for how long."""
-
-    item: Item | None
-    began: float | None
-    timeout: float
-    ended: EndReason | None
-
-    @property
-    def workplace(self) -> Workplace: ...
-    def give_up(self) -> None:
-        """Let go of the item in flight, since its handler was cancelled."""
-        ...
+        @property
+        def workplace(self) -> Workplace: ...
+        def give_up(self) -> None:
+            """Let go of the item in flight, since its handler was cancelled."""
+            ...
 
 
 def explained(error: BaseException) -> None:

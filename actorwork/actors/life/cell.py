@@ -16,7 +16,7 @@ from actorwork import events
 from actorwork.actors.context.in_flight import inside
 from actorwork.actors.context.timers import Timer, Timers
 from actorwork.actors.handlers.behaviour import behaviour_of
-from actorwork.actors.life.consumer import Consumer, Holding
+from actorwork.actors.life.consumer import Consumer
 from actorwork.actors.life.incarnation import Incarnation
 from actorwork.actors.life.stash import Stash
 from actorwork.actors.mailbox.calls import LocalCall, Queue, SystemCall
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from actorwork.actors.context.timers import Expiries
     from actorwork.actors.execution.batches import Batches
+    from actorwork.actors.life.consumer import Holding
     from actorwork.actors.life.services import Services
     from actorwork.actors.limits.admission import AdmissionQueue
     from actorwork.actors.mailbox.calls import Item

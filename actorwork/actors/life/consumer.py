@@ -34,61 +34,62 @@ if TYPE_CHECKING:
     from actorwork.actors.mailbox.calls import Item
     from actorwork.actors.mailbox.mailbox import Mailbox
     from actorwork.actors.tree.spec import Child
-    from actorwork.message import Envelope, Progress, Status
+    from actorwork.message import Envelope, Status
     from actorwork.policy.entities import FoundState, StateChange
     from actorwork.policy.settlement import Reject, Settlement
+    from actorwork.records import Progress
     from actorwork.settings import Settings
 
 
-class Holding(Protocol):
-    """Where deliveries wait: the mailbox, the admission queue, batches, the stash."""
+if TYPE_CHECKING:
 
-    def __iter__(self) -> Iterator[Item]:
-        """Yield what waits."""
-        ...
+    class Holding(Protocol):
+        """Where deliveries wait: the mailbox, the admission queue, batches, the stash."""
 
-    def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
-        """Remove and return the deliveries that wait.
+        def __iter__(self) -> Iterator[Item]:
+            """Yield what waits."""
+            ...
 
-        With `sources`, those that a pause of these sources takes back. Deliveries of other sources may come along: they
-        are offered again.
-        """
-        ...
+        def take_deliveries(self, sources: Collection[str] | None = None) -> list[Delivery]:
+            """Remove and return the deliveries that wait.
 
+            With `sources`, those that a pause of these sources takes back. Deliveries of other sources may come along:
+            they are offered again.
+            """
+            ...
 
-class ConsumerServices(Protocol):
-    """What a consumer uses of what all actors share."""
+    class ConsumerServices(Protocol):
+        """What a consumer uses of what all actors share."""
 
-    @property
-    def emit(self) -> EventSink: ...
-    @property
-    def start_soon(self) -> Callable[..., None]: ...
-    @property
-    def quota(self) -> Quota | None: ...
-    @property
-    def watchdog(self) -> HandlersAtWork: ...
+        @property
+        def emit(self) -> EventSink: ...
+        @property
+        def start_soon(self) -> Callable[..., None]: ...
+        @property
+        def quota(self) -> Quota | None: ...
+        @property
+        def watchdog(self) -> HandlersAtWork: ...
 
+    class ConsumerOwner(Protocol):
+        """The actor that a consumer works for."""
 
-class ConsumerOwner(Protocol):
-    """The actor that a consumer works for."""
+        title: str
+        settings: Settings
+        child: Child
+        mailbox: Mailbox
+        admission: AdmissionQueue | None
 
-    title: str
-    settings: Settings
-    child: Child
-    mailbox: Mailbox
-    admission: AdmissionQueue | None
+        @property
+        def current(self) -> CancellableIncarnation | None: ...
+        @property
+        def over(self) -> bool: ...
+        @property
+        def stopping(self) -> bool:
+            """Whether its incarnation begins nothing more."""
+            ...
 
-    @property
-    def current(self) -> CancellableIncarnation | None: ...
-    @property
-    def over(self) -> bool: ...
-    @property
-    def stopping(self) -> bool:
-        """Whether its incarnation begins nothing more."""
-        ...
-
-    def holdings(self) -> Iterable[Holding]: ...
-    def revoke_in_flight(self) -> None: ...
+        def holdings(self) -> Iterable[Holding]: ...
+        def revoke_in_flight(self) -> None: ...
 
 
 class Consumer:

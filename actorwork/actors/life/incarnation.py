@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import trio
 
 from actorwork import events
-from actorwork.actors.context.context import Context, ContextActor, ReportTaker
+from actorwork.actors.context.context import Context
 from actorwork.actors.context.in_flight import Stop, inside
 from actorwork.actors.context.nursery import ActorNursery
 from actorwork.actors.crash import without_crash
 from actorwork.actors.execution.executor import Executor
-from actorwork.actors.execution.workplace import ExecutorActor, Settler
 from actorwork.actors.life.spawned import SpawnedChildren
 from actorwork.actors.mailbox.calls import Queue, SystemCall
 from actorwork.actors.tree.hooks import has_hooks
@@ -38,6 +37,9 @@ from actorwork.policy.settlement import EndReason
 
 if TYPE_CHECKING:
     from actorwork.actors.bridge import AsyncioLoop
+    from actorwork.actors.context.context import ContextActor
+    from actorwork.actors.context.in_flight import ReportTaker
+    from actorwork.actors.execution.workplace import ExecutorActor, Settler
     from actorwork.actors.life.hook_runner import HookRunner
     from actorwork.actors.life.open_replies import OpenReplies
     from actorwork.actors.life.services import Services
@@ -57,24 +59,25 @@ _LONGEST_END: Final = 5.0
 T = TypeVar("T")
 
 
-class BodyConsumer(Settler, ReportTaker, Protocol):
-    """What an incarnation uses of the way to the broker."""
+if TYPE_CHECKING:
 
+    class BodyConsumer(Settler, ReportTaker, Protocol):
+        """What an incarnation uses of the way to the broker."""
 
-class Body(ContextActor, ExecutorActor, Protocol):
-    """What an incarnation uses of its actor, which outlives it."""
+    class Body(ContextActor, ExecutorActor, Protocol):
+        """What an incarnation uses of its actor, which outlives it."""
 
-    child: Child
-    last_exit: Exit
+        child: Child
+        last_exit: Exit
 
-    @property
-    def consumer(self) -> BodyConsumer | None: ...
-    @property
-    def services(self) -> Services: ...
-    @property
-    def stash(self) -> Stash: ...
-    def incarnation_started(self) -> None: ...
-    def incarnation_ended(self) -> None: ...
+        @property
+        def consumer(self) -> BodyConsumer | None: ...
+        @property
+        def services(self) -> Services: ...
+        @property
+        def stash(self) -> Stash: ...
+        def incarnation_started(self) -> None: ...
+        def incarnation_ended(self) -> None: ...
 
 
 class Incarnation:

@@ -27,54 +27,58 @@ if TYPE_CHECKING:
     from actorwork.message import MessageIds
 
 
-class Resident(Protocol):
-    """An actor, as the staged shutdown of its system sees it."""
+if TYPE_CHECKING:
 
-    title: str
+    class Resident(Protocol):
+        """An actor, as the staged shutdown of its system sees it."""
 
-    @property
-    def in_flight(self) -> bool:
-        """Whether a handler runs."""
-        ...
+        title: str
 
-    @property
-    def busy(self) -> bool:
-        """Whether a handler runs or a local message waits."""
-        ...
+        @property
+        def in_flight(self) -> bool:
+            """Whether a handler runs."""
+            ...
 
-    def refuse(self, reason: str) -> None:
-        """Refuse local messages from outside of actors."""
-        ...
+        @property
+        def busy(self) -> bool:
+            """Whether a handler runs or a local message waits."""
+            ...
 
-    async def wait_quiet(self) -> None:
-        """Wait until it is not `busy`."""
-        ...
+        def refuse(self, reason: str) -> None:
+            """Refuse local messages from outside of actors."""
+            ...
 
-    def end_in_flight(self) -> None:
-        """Cancel what is in flight and begin nothing more."""
-        ...
+        async def wait_quiet(self) -> None:
+            """Wait until it is not `busy`."""
+            ...
+
+        def end_in_flight(self) -> None:
+            """Cancel what is in flight and begin nothing more."""
+            ...
 
 
 def _no_limit_store() -> NoReturn:
     raise NotRunning("limits over all nodes are counted by the broker of a running system")
 
 
-class Quota(Protocol):
-    """How many deliveries a process may still take, before it is replaced by a fresh one."""
+if TYPE_CHECKING:
 
-    @property
-    def left(self) -> int: ...
-    def take(self, count: int) -> int:
-        """Note that deliveries came, and return how many of them are too many: these are to be given back."""
-        ...
+    class Quota(Protocol):
+        """How many deliveries a process may still take, before it is replaced by a fresh one."""
 
-    def give_back(self, count: int) -> None:
-        """Note that deliveries will not be handled here."""
-        ...
+        @property
+        def left(self) -> int: ...
+        def take(self, count: int) -> int:
+            """Note that deliveries came, and return how many of them are too many: these are to be given back."""
+            ...
 
-    def ended(self, count: int) -> None:
-        """Note that deliveries were settled."""
-        ...
+        def give_back(self, count: int) -> None:
+            """Note that deliveries will not be handled here."""
+            ...
+
+        def ended(self, count: int) -> None:
+            """Note that deliveries were settled."""
+            ...
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -22,10 +22,12 @@ _KINDS: Final = {
 """What metrics call the kinds of limits, by the names of their classes."""
 
 
-class ChangeableRate(Protocol):
-    """A limiter of a rate, in this process or at the broker."""
+if TYPE_CHECKING:
 
-    def change(self, limit: RateLimit) -> None: ...
+    class ChangeableRate(Protocol):
+        """A limiter of a rate, in this process or at the broker."""
+
+        def change(self, limit: RateLimit) -> None: ...
 
 
 class LimiterRegistry:

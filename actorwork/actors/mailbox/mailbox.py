@@ -36,20 +36,22 @@ if TYPE_CHECKING:
     from actorwork.settings import MailboxSettings
 
 
-class MailboxOwner(Protocol):
-    """What a mailbox reports to its owner; none of it waits."""
+if TYPE_CHECKING:
 
-    def room_made(self) -> None:
-        """A reader that found no credit may read again."""
-        ...
+    class MailboxOwner(Protocol):
+        """What a mailbox reports to its owner; none of it waits."""
 
-    def crowded(self) -> None:
-        """Items come, and no executor waits for them."""
-        ...
+        def room_made(self) -> None:
+            """A reader that found no credit may read again."""
+            ...
 
-    def dropped(self, call: LocalCall) -> None:
-        """A local message was dropped for want of room."""
-        ...
+        def crowded(self) -> None:
+            """Items come, and no executor waits for them."""
+            ...
+
+        def dropped(self, call: LocalCall) -> None:
+            """A local message was dropped for want of room."""
+            ...
 
 
 _EMPTY: Final[deque[Item]] = deque(maxlen=0)

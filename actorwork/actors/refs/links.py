@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from actorwork.actors.refs.watching import Restarted, Watch, Watcher, tell_end
+from actorwork.actors.refs.watching import Restarted, Watch, tell_end
 from actorwork.policy.exits import Exit
 
 if TYPE_CHECKING:
@@ -17,20 +17,23 @@ if TYPE_CHECKING:
     from actorwork.actors.refs.ref import ActorRef
     from actorwork.actors.refs.registry import Registry
     from actorwork.actors.refs.topics import Topics
+    from actorwork.actors.refs.watching import Watcher
 
 
-class Partner(Watcher, Protocol):
-    """An actor at one end of a link or a watch."""
+if TYPE_CHECKING:
 
-    ref: ActorRef[Any]
+    class Partner(Watcher, Protocol):
+        """An actor at one end of a link or a watch."""
 
-    @property
-    def over(self) -> bool: ...
-    @property
-    def links(self) -> Links: ...
-    def link_broken(self, ref: ActorRef[Any], exit: Exit) -> None: ...
-    def forget_signals(self, origin: object) -> None: ...
-    def undelivered(self, messages: Sequence[object], reason: str = ...) -> None: ...
+        ref: ActorRef[Any]
+
+        @property
+        def over(self) -> bool: ...
+        @property
+        def links(self) -> Links: ...
+        def link_broken(self, ref: ActorRef[Any], exit: Exit) -> None: ...
+        def forget_signals(self, origin: object) -> None: ...
+        def undelivered(self, messages: Sequence[object], reason: str = ...) -> None: ...
 
 
 class Links:

@@ -27,26 +27,27 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class AskTimeouts(Protocol):
-    """Fails the replies whose time is up."""
+if TYPE_CHECKING:
 
-    def add(self, reply: Reply, timeout: float, title: str, message: object) -> set[Reply]:
-        """Return the set from which the reply is discarded when it is no longer waited for."""
-        ...
+    class AskTimeouts(Protocol):
+        """Fails the replies whose time is up."""
 
+        def add(self, reply: Reply, timeout: float, title: str, message: object) -> set[Reply]:
+            """Return the set from which the reply is discarded when it is no longer waited for."""
+            ...
 
-class RefTarget(Protocol):
-    """What a ref uses of the cell behind it."""
+    class RefTarget(Protocol):
+        """What a ref uses of the cell behind it."""
 
-    title: str
-    handlers: HandlerTable
-    behaviour: Behaviour
+        title: str
+        handlers: HandlerTable
+        behaviour: Behaviour
 
-    @property
-    def label(self) -> str: ...
-    @property
-    def expiries(self) -> AskTimeouts: ...
-    def admit(self) -> Mailbox: ...
+        @property
+        def label(self) -> str: ...
+        @property
+        def expiries(self) -> AskTimeouts: ...
+        def admit(self) -> Mailbox: ...
 
 
 class ActorRef(Generic[A]):

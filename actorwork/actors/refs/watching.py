@@ -61,10 +61,12 @@ class LinkBroken(Value):
     exit: Exit
 
 
-class Watcher(Protocol):
-    """An actor that watches another one."""
+if TYPE_CHECKING:
 
-    def signal(self, message: object, origin: object) -> None: ...
+    class Watcher(Protocol):
+        """An actor that watches another one."""
+
+        def signal(self, message: object, origin: object) -> None: ...
 
 
 def tell_end(watcher: Watcher, watch: Watch, ref: ActorRef[Any], exit: Exit) -> None:

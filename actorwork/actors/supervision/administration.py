@@ -54,19 +54,21 @@ class ChildCounts(Value):
     workers: int
 
 
-class Administered(Protocol):
-    """The running supervisor behind a ref."""
+if TYPE_CHECKING:
 
-    spec: Supervisor | DynamicSupervisor
-    title: str
-    is_dynamic: bool
-    queue: RequestQueue
-    records: ChildTable
-    runner: ChildRunner
+    class Administered(Protocol):
+        """The running supervisor behind a ref."""
 
-    def add(self, child: Spec) -> ChildRecord: ...
-    def forget(self, record: ChildRecord, reason: str) -> None: ...
-    async def start(self, record: ChildRecord) -> None: ...
+        spec: Supervisor | DynamicSupervisor
+        title: str
+        is_dynamic: bool
+        queue: RequestQueue
+        records: ChildTable
+        runner: ChildRunner
+
+        def add(self, child: Spec) -> ChildRecord: ...
+        def forget(self, record: ChildRecord, reason: str) -> None: ...
+        async def start(self, record: ChildRecord) -> None: ...
 
 
 class SupervisorRef:

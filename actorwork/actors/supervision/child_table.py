@@ -48,38 +48,40 @@ GOING: Final = (State.EMPTY, State.STOPPING)
 """The states of a child that does not run, or not for long."""
 
 
-class Member(Protocol):
-    """A child as its supervisor sees it: a cell, a supervisor, a task, a process; outlives its incarnations."""
+if TYPE_CHECKING:
 
-    @property
-    def handle(self) -> Any:
-        """What `start_child` returns and `which_children` shows; hashable."""
-        ...
+    class Member(Protocol):
+        """A child as its supervisor sees it: a cell, a supervisor, a task, a process; outlives its incarnations."""
 
-    @property
-    def label(self) -> str:
-        """What people tell it from others by, in trees and logs."""
-        ...
+        @property
+        def handle(self) -> Any:
+            """What `start_child` returns and `which_children` shows; hashable."""
+            ...
 
-    async def live(self, started: Callable[[], None]) -> None:
-        """Run one incarnation; call `started` once it is up. Raises the error that ended it."""
-        ...
+        @property
+        def label(self) -> str:
+            """What people tell it from others by, in trees and logs."""
+            ...
 
-    def stop(self, deadline: float) -> None:
-        """Ask it to end, within the deadline (Trio's clock). Never waits."""
-        ...
+        async def live(self, started: Callable[[], None]) -> None:
+            """Run one incarnation; call `started` once it is up. Raises the error that ended it."""
+            ...
 
-    def kill(self) -> None:
-        """Cancel what it keeps under shields of its own; the supervisor cancels the rest."""
-        ...
+        def stop(self, deadline: float) -> None:
+            """Ask it to end, within the deadline (Trio's clock). Never waits."""
+            ...
 
-    def end(self, exit: Exit, reason: str) -> None:
-        """End for good, unless it is reopened."""
-        ...
+        def kill(self) -> None:
+            """Cancel what it keeps under shields of its own; the supervisor cancels the rest."""
+            ...
 
-    def reopen(self) -> None:
-        """Undo `end`: it will run again."""
-        ...
+        def end(self, exit: Exit, reason: str) -> None:
+            """End for good, unless it is reopened."""
+            ...
+
+        def reopen(self) -> None:
+            """Undo `end`: it will run again."""
+            ...
 
 
 class ChildRecord:

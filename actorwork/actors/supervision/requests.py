@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 import attrs
 import trio
@@ -35,14 +35,16 @@ class ExitNotice(Shown):
     exit: Exit
 
 
-class Loop(Protocol):
-    """A supervisor's loop: whether it waits for work (`idle`) or for children to end (`held_up`)."""
+if TYPE_CHECKING:
 
-    @property
-    def idle(self) -> bool: ...
-    @property
-    def held_up(self) -> bool: ...
-    def wake(self) -> None: ...
+    class Loop(Protocol):
+        """A supervisor's loop: whether it waits for work (`idle`) or for children to end (`held_up`)."""
+
+        @property
+        def idle(self) -> bool: ...
+        @property
+        def held_up(self) -> bool: ...
+        def wake(self) -> None: ...
 
 
 class Request:

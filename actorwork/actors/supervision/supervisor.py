@@ -34,7 +34,7 @@ from actorwork import events
 from actorwork.actors.crash import Crash
 from actorwork.actors.supervision.administration import SupervisorRef
 from actorwork.actors.supervision.child_runner import ChildRunner
-from actorwork.actors.supervision.child_table import GOING, ChildRecord, ChildTable, Member, State
+from actorwork.actors.supervision.child_table import GOING, ChildRecord, ChildTable, State
 from actorwork.actors.supervision.failures import gave_up, start_error
 from actorwork.actors.supervision.requests import ExitNotice, Item, Request, RequestQueue, Stopped
 from actorwork.actors.tree.spec import DynamicSupervisor, Process, Replicas, Spec, Supervisor
@@ -46,6 +46,7 @@ from actorwork.shown import Shown
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
+    from actorwork.actors.supervision.child_table import Member
     from actorwork.policy.retry import Dice
 
 

@@ -11,10 +11,9 @@ import attrs
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import Validator, instance_of, is_number, is_whole, one_of, wrong
 from actorwork.policy.exits import Restart
-from actorwork.policy.restart import Backoff, Intensity
+from actorwork.policy.restart import Intensity
 
 restart: Final[Validator] = one_of(get_args(Restart))
-backoff: Final[Validator] = instance_of((Backoff, type(None)), "Backoff(…), or None")
 intensity: Final[Validator] = instance_of(Intensity, "Intensity(…)")
 
 _UNITS: Final = {
@@ -29,6 +28,15 @@ _UNITS: Final = {
     "gib": 1024**3,
     "tib": 1024**4,
 }
+
+
+def backoff(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    from actorwork.policy.backoffs import Backoff  # noqa: PLC0415 - few trees have one
+
+    if not isinstance(value, Backoff):
+        raise wrong(instance, attribute.name, "Backoff(…), or None", value)
 
 
 def shutdown(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:

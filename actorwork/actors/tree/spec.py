@@ -28,7 +28,7 @@ from actorwork.durations import Duration, as_seconds
 from actorwork.errors import SettingsError
 from actorwork.policy.bounds import FINITE, instance_of, number, one_of, seconds, whole
 from actorwork.policy.exits import Restart
-from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Backoff, Intensity, Strategy
+from actorwork.policy.restart import AUTO_SHUTDOWNS, STRATEGIES, AutoShutdown, Intensity, Strategy
 from actorwork.settings import Settings
 from actorwork.shown import Shown
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     # Type checkers bring it; `typing` has defaults from Python 3.13 on.
     from typing_extensions import TypeVar
 
+    from actorwork.policy.backoffs import Backoff
     from actorwork.policy.scaling import Scale
 
     A_co = TypeVar("A_co", covariant=True, default=Any)
@@ -69,12 +70,14 @@ def _may_read(factory: object) -> bool:
     return not (isinstance(inner, type) and issubclass(inner, Hooks)) or has_settings(inner)
 
 
-class SettingsChanges(Protocol):
-    """What an operator changes in the settings that an actor class declares."""
+if TYPE_CHECKING:
 
-    def applied_to(self, settings: Settings) -> Settings:
-        """Return the changed settings."""
-        ...
+    class SettingsChanges(Protocol):
+        """What an operator changes in the settings that an actor class declares."""
+
+        def applied_to(self, settings: Settings) -> Settings:
+            """Return the changed settings."""
+            ...
 
 
 @attrs.frozen(eq=False, repr=False)

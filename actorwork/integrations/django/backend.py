@@ -25,7 +25,8 @@ from actorwork.integrations.django.calls import Call, CoroutineCall, FunctionCal
 from actorwork.integrations.django.clients import client_of
 from actorwork.integrations.django.interface import ImproperlyConfigured, checks, settings, tasks, timezone
 from actorwork.integrations.django.options import Options
-from actorwork.message import MessageInfo, Priority, Status, TrackedMessage
+from actorwork.message import Priority, Status
+from actorwork.records import MessageInfo, TrackedMessage
 
 LOOKS: Final = 5
 """How often a message is looked at that ends in between: what is known of it is read in two steps."""

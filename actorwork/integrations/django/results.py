@@ -15,7 +15,8 @@ from actorwork import codec
 from actorwork.errors import CodecError
 from actorwork.integrations.django.calls import Call
 from actorwork.integrations.django.interface import import_string, settings, tasks, timezone
-from actorwork.message import MessageInfo, Status
+from actorwork.message import Status
+from actorwork.records import MessageInfo
 
 EARLIER: Final = "unknown"
 """The worker of an earlier attempt."""

@@ -26,7 +26,8 @@ from actorwork.errors import CodecError
 from actorwork.integrations.django import results
 from actorwork.integrations.django.calls import Call, CoroutineCall, FunctionCall, Returned
 from actorwork.integrations.django.interface import close_old_connections, sync_to_async, tasks
-from actorwork.message import Failure, MessageInfo, Status
+from actorwork.message import Failure, Status
+from actorwork.records import MessageInfo
 
 if TYPE_CHECKING:
     from actorwork.integrations.django.backend import ActorworkBackend

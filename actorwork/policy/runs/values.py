@@ -18,7 +18,8 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
-from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority, Progress, Status as Status
+from actorwork.message import NO_HEADERS, Failure, Json, Outcome, Priority, Status as Status
+from actorwork.records import Progress
 
 RESULT: Final = 1_000_000_000
 """The number of a run's result, which waits for steps as they do, but is never sent.

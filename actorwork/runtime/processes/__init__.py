@@ -8,7 +8,8 @@ launching         how a process is started, and how its end is seen
 child_node        what runs in it: a system of its own
 parent_channel    the child's end of the control socket, and its thread
 event_frames      events on their way to the parent
-config            what both sides agree on: configuration, exit codes, signals
+config            what both sides agree on: configuration, signals
+exit_codes        what they end with, and what a program that runs a tree ends with
 control           the frames that they exchange
 recycling         when a process is replaced by a fresh one
 """

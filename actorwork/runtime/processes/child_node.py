@@ -28,8 +28,9 @@ import trio
 from actorwork import events
 from actorwork.actors.execution.workplace import interrupts
 from actorwork.groups import is_cancellation, only_leaf
-from actorwork.runtime.processes.config import ANSWER, EXIT_FAILED, EXIT_FORCED, NOT_OURS, NodeConfig, NodeSystem
+from actorwork.runtime.processes.config import ANSWER, NOT_OURS, NodeConfig, NodeSystem
 from actorwork.runtime.processes.control import Frame, RemoteFailure
+from actorwork.runtime.processes.exit_codes import EXIT_FAILED, EXIT_FORCED
 from actorwork.runtime.processes.parent_channel import ParentChannel
 from actorwork.stacks import all_stacks
 from actorwork.telemetry.configuring import configure

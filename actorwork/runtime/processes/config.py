@@ -1,4 +1,4 @@
-"""What a process and its parent agree on before the first frame: the configuration, the exit codes, the signals."""
+"""What a process and its parent agree on before the first frame: the configuration, the signals."""
 
 from __future__ import annotations
 
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from actorwork.runtime.options import Options
     from actorwork.telemetry.metrics.registry import Registry
 
-EXIT_FAILED: Final = 1
-"""The tree did not start, or could not be kept alive."""
-EXIT_FORCED: Final = 3
-"""Handlers had to be cancelled, or the process had to be ended."""
-EXIT_ORPHANED: Final = 4
-"""The parent is gone."""
 NOT_OURS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that only the root process acts on."""
 ANSWER: Final = 2.0

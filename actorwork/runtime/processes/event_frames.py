@@ -19,9 +19,10 @@ from typing import Any, Final, cast, get_args
 import attrs
 
 from actorwork import events
-from actorwork.message import Delivery, Failure, Pause, Priority
+from actorwork.message import Delivery, Failure, Priority
 from actorwork.policy.exits import Exit, Kind
 from actorwork.policy.settlement import Settlement
+from actorwork.records import Pause
 from actorwork.runtime.processes.control import Frame, RemoteFailure, packed
 
 LONGEST: Final = 256 * 1024

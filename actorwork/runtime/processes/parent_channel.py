@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import trio
 
-from actorwork.runtime.processes.config import EXIT_ORPHANED
 from actorwork.runtime.processes.control import Frame, Frames, packed
+from actorwork.runtime.processes.exit_codes import EXIT_ORPHANED
 from actorwork.stacks import all_stacks
 
 _LAST_FRAMES: Final = 1.0

@@ -29,7 +29,8 @@ from actorwork import events
 from actorwork.errors import ActorworkError, BrokerError
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.exits import Exit
-from actorwork.runtime.processes.config import ANSWER, EXIT_FORCED, NodeConfig, OpenSystem
+from actorwork.runtime.processes.config import ANSWER, NodeConfig, OpenSystem
+from actorwork.runtime.processes.exit_codes import EXIT_FORCED
 from actorwork.runtime.processes.launching import ProcessExit, launch, refuse_what_cannot_travel
 from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
 from actorwork.runtime.processes.worker_process import WorkerProcess

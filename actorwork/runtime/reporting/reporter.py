@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from actorwork.actors.life.cell import Cell
     from actorwork.actors.life.services import Services
     from actorwork.actors.supervision.supervisor import RunningSupervisor
-    from actorwork.message import Pause
+    from actorwork.records import Pause
 
 USUALLY: Final = 10.0
 WATCHED: Final = 2.0

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias, cast
 
-import attrs
-
-from actorwork.shown import Value
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
     NoScriptError,
@@ -37,12 +34,19 @@ class MayHaveExecuted(ConnectionError):
         """The server's number of the connection that was lost."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Script(Value):
-    """A Lua script, known to the server by its digest."""
+class Script:
+    """A Lua script, known to the server by its digest. A text that has to be put together is so when it is needed."""
 
-    name: str
-    source: str = attrs.field(repr=False)
+    def __init__(self, name: str, source: str | Callable[[], str]) -> None:
+        self.name = name
+        self._source = source
+
+    def __repr__(self) -> str:
+        return f"<Script {self.name}>"
+
+    @cached_property
+    def source(self) -> str:
+        return self._source if isinstance(self._source, str) else self._source()
 
     @cached_property
     def sha(self) -> str:

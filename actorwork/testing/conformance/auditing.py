@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from actorwork.message import AuditEntry
+from actorwork.records import AuditEntry
 from actorwork.testing.conformance.contract import ContractTests
 
 

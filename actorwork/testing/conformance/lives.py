@@ -7,8 +7,9 @@ from typing import Any
 import trio
 
 from actorwork.abc import Broker, Watch
-from actorwork.message import RESULT_TTL, Envelope, MessageInfo, Priority, Progress, Status, Unique
+from actorwork.message import RESULT_TTL, Envelope, Priority, Status, Unique
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
+from actorwork.records import MessageInfo, Progress
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import FAILURE, PATIENCE, open_consumer, until
 

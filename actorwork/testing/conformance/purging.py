@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from actorwork.abc import Purgeable
 from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Failure, Outcome, Priority, Status, Unique
 from actorwork.policy.settlement import Ack, Retry
+from actorwork.records import Purgeable
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import FAILURE, open_consumer
 

@@ -7,7 +7,8 @@ from typing import Any
 import attrs
 import trio
 
-from actorwork.message import Envelope, Pause, TriggerChanges, TriggerDefinition, Unique
+from actorwork.message import Envelope, Unique
+from actorwork.records import Pause, TriggerChanges, TriggerDefinition
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import open_consumer, true_of, until
 

@@ -18,7 +18,8 @@ from actorwork.embedded.location import Location
 from actorwork.embedded.rows import row_of
 from actorwork.embedded.sending import EmbeddedDeadLetters, EmbeddedDelayed
 from actorwork.embedded.triggers import EmbeddedTriggers, records_of
-from actorwork.message import NO_HEADERS, DeadLetter, Delayed, Envelope, Json, TriggerRecord
+from actorwork.message import NO_HEADERS, Envelope, Json
+from actorwork.records import DeadLetter, Delayed, TriggerRecord
 from actorwork.testing.faults import Faults
 from actorwork.testing.memory.node import MemoryNode
 from actorwork.testing.memory.store import MemoryStore, Payload, Records, give_connection, payload_of, take_connection

@@ -15,8 +15,8 @@ from actorwork.abc import DeadLetters
 from actorwork.clients.dead_letters import act_on, pages
 from actorwork.errors import CodecError
 from actorwork.inspection.letters import cause_in_json, in_json, payload, shown_source
-from actorwork.message import DeadLetter
 from actorwork.policy.dead_letters import Cause, Selection, by_cause
+from actorwork.records import DeadLetter
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
 MOST: Final = 10_000

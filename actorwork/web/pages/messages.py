@@ -15,7 +15,8 @@ from actorwork.errors import CodecError
 from actorwork.inspection import as_json
 from actorwork.inspection.letters import json_or_text
 from actorwork.inspection.words import how_far, moment, progress_in_json, source_in_words
-from actorwork.message import HISTORY, Delayed, Envelope, Json, MessageInfo, TrackedMessage
+from actorwork.message import HISTORY, Envelope, Json
+from actorwork.records import Delayed, MessageInfo, TrackedMessage
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
 from actorwork.web.pages.letters import letter_in_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast, get_args
 
 from actorwork.inspection.words import moment
-from actorwork.message import Pause, PauseKind
+from actorwork.records import Pause, PauseKind
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 from actorwork.state.known_actors import known_actors
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight

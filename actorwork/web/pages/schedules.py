@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actorwork.inspection.schedules import in_json, known_triggers
-from actorwork.message import TriggerRecord
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
+from actorwork.records import TriggerRecord
 from actorwork.triggers.declared import find_trigger, message_now
 from actorwork.web.request import Action, Done, Form, Page, Plan, Sight, not_found
 
