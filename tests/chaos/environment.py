@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -422,7 +422,7 @@ class Act:
             return int(self.ask("ZCARD", f"actorwork:{{{workers.SOURCE}}}:delayed"))
         import sqlite3
 
-        with sqlite3.connect(f"{self.folder}/messages.db") as connection:
+        with closing(sqlite3.connect(f"{self.folder}/messages.db")) as connection:
             return int(connection.execute("select count(*) from delayed").fetchone()[0])
 
     async def _settle_accounts(self, seconds: float) -> str:

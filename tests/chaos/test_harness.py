@@ -1,6 +1,7 @@
 """A minute of the harness (`just chaos-harness` runs more), and what makes its verdict worth something."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -28,18 +29,18 @@ def handle(effects: Effects, stage: str, number: int, *, delivery: str = "") -> 
 
 
 @pytest.fixture
-def effects(tmp_path: Path) -> Effects:
+def effects(tmp_path: Path) -> Generator[Effects]:
     """The ledger of three messages of one key that went through the chain, and of a bad one."""
-    made = Effects(tmp_path / "effects.sqlite3")
-    for number in (1, 2, 3):
-        send(made, number, key="k")
-        for stage in ("first", "second", "third"):
-            handle(made, stage, number)
-    send(made, 4, "bad")
-    made.note("first", "begun", 4, "first-4", 1)
-    made.note("second", "written", 1, "second-1", 1, value=10)
-    made.note("second", "written", 2, "second-2", 1, value=11)
-    return made
+    with closing(Effects(tmp_path / "effects.sqlite3")) as made:
+        for number in (1, 2, 3):
+            send(made, number, key="k")
+            for stage in ("first", "second", "third"):
+                handle(made, stage, number)
+        send(made, 4, "bad")
+        made.note("first", "begun", 4, "first-4", 1)
+        made.note("second", "written", 1, "second-1", 1, value=10)
+        made.note("second", "written", 2, "second-2", 1, value=11)
+        yield made
 
 
 def test_a_chain_without_a_fault_is_clean(effects: Effects):
