@@ -222,28 +222,41 @@ def delivery_from(
         # Most entries have only these fields; those in a trace have headers, too.
         if count == 4:
             return Delivery(fields[1].decode(errors="replace"), source, fields[3], token, None, NO_HEADERS, 1, crashes)
+        wire_name = None
         if fields[4] == b"type":
             wire_name = fields[5].decode(errors="replace")
             if count == 6:
                 return Delivery(
                     fields[1].decode(errors="replace"), source, fields[3], token, wire_name, NO_HEADERS, 1, crashes
                 )
-            if count == 8 and fields[6] == b"headers" and fields[7]:
-                try:
-                    headers, attempt = _headers_from(fields[7])
-                except (ValueError, RecursionError):
-                    pass  # as below, where it is said
-                else:
-                    return Delivery(
-                        fields[1].decode(errors="replace"),
-                        source,
-                        fields[3],
-                        token,
-                        wire_name,
-                        headers,
-                        attempt,
-                        crashes,
-                    )
+        if fields[-2] == b"key" and fields[-1] and count == (6 if wire_name is None else 8):
+            return Delivery(
+                fields[1].decode(errors="replace"),
+                source,
+                fields[3],
+                (*token, (fields[-1], b"", b"")),
+                wire_name,
+                NO_HEADERS,
+                1,
+                crashes,
+                fields[-1].decode(errors="replace"),
+            )
+        if wire_name is not None and count == 8 and fields[6] == b"headers" and fields[7]:
+            try:
+                headers, attempt = _headers_from(fields[7])
+            except (ValueError, RecursionError):
+                pass  # as below, where it is said
+            else:
+                return Delivery(
+                    fields[1].decode(errors="replace"),
+                    source,
+                    fields[3],
+                    token,
+                    wire_name,
+                    headers,
+                    attempt,
+                    crashes,
+                )
     elif count == _OF_STEP and fields[::2] == _STEP_FIELDS and fields[1] and fields[5]:
         try:
             headers, attempt = _headers_of_step(fields[5])

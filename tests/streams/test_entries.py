@@ -105,6 +105,25 @@ def test_a_step_of_a_run_is_read_alike_in_whatever_order_its_fields_are(
     assert entries.claim_in((b"1-1", 1, None, *made.token[2:])) == claim
 
 
+@given(TEXTS.filter(bool), st.binary(), st.none() | TEXTS, st.binary(max_size=8), st.booleans())
+def test_a_message_with_a_key_is_read_alike_in_whatever_order_its_fields_are(
+    message_id: str, data: bytes, kind: str | None, key: bytes, is_of_a_group: bool
+):
+    written: dict[str, str | bytes] = {"id": message_id, "data": data}
+    if kind is not None:
+        written["type"] = kind
+    if is_of_a_group:
+        written["group"] = "g"
+    written["key"] = key
+    as_usual = as_redis_sends([part for pair in written.items() for part in pair])
+    turned = as_redis_sends([part for name in reversed(written) for part in (name, written[name])])
+    made = entries.delivery_from("orders", "g", b"1-1", as_usual, (b"1-1", 1), 2)
+    assert isinstance(made, Delivery)
+    assert made == entries.delivery_from("orders", "g", b"1-1", turned, (b"1-1", 1), 2)
+    assert made.token[2:] == (((key, b"", b""),) if key else ())
+    assert made.key == (key.decode(errors="replace") or None)
+
+
 @given(
     st.sampled_from(["actorwork-group", "actorwork-attempt", "actorwork-failed", "actorwork-flow", "a", "ä"]),
     st.sampled_from(['"int"', "2", "true", "[1]", "{}", '"', '"x', "NaN", ""]) | TEXTS.map(json.dumps),
