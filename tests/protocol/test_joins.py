@@ -467,7 +467,7 @@ END_OF_STEP = """
     end"""
 LUA: dict[str, Sequence[Change]] = {
     "ends that are counted, and have no names": [(OF_A_STEP, "state")],
-    "a join that is not in the settling script": [("join_all()\nentities.list(", "entities.list(")],
+    "a join that is not in the settling script": [("conclude(room, join_all)", "conclude(room)")],
     "a retry that counts": [("outcome = '' -- Only of a message that is lost.", "")],
     "a cancelled member that does not count": [("join_all()\nreturn count > 0", "return count > 0")],
     "a zombie whose end counts": [

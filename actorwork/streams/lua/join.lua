@@ -1114,6 +1114,7 @@ local function join_all()
     end
   end
   ended_steps = {}
+  lives.tell_joined()
 end
 
 -- Does what is due in the runs of a home; returns ms until the next, -1 for none.

@@ -28,6 +28,9 @@ do
   lives.LISTED = 10000 -- As in submit.lua.
   local lacking_at, NOTHING = {}, {}
   local OPEN_FOR = whole(lives.SECONDS)
+  local AT_ONCE = 1000
+  local FEW = 4 -- Channels: it takes less time to publish to them than to ask for their subscribers.
+  local untold = {} -- The channels of steps that have ended in this script.
   local ended_at -- The time of the first end in this script, as text: to write a number costs more than to read one.
   local RANK = { PENDING = 0, RECEIVED = 1, STARTED = 2, RETRY = 3 } -- All others are ends.
   local STATUS_OF_FAILURE = { Expired = 'EXPIRED', Cancelled = 'CANCELLED', Lost = 'FAILURE' }
@@ -217,7 +220,25 @@ do
     local key = life.prefix .. 'state:' .. message_id
     redis.call('HSET', key, unpack(changes))
     redis.call('PEXPIRE', key, ttl)
-    redis.pcall('PUBLISH', life.prefix .. 'watch:' .. message_id, 'SUCCESS')
+    untold[#untold + 1] = life.prefix .. 'watch:' .. message_id
+  end
+
+  -- Tells those who watch a step that `finish_joined` has ended. Nearly none is watched, and to publish costs as much as to write
+  -- its end, so the server is asked first for which of many there are subscribers. On a cluster they may be at any of its servers.
+  function lives.tell_joined()
+    local channels = untold
+    untold = {}
+    local is_known = #channels > FEW and not KEYS.tag and may('PUBSUB', 'NUMPAT') and redis.pcall('PUBSUB', 'NUMPAT') == 0
+    for first = 1, #channels, AT_ONCE do
+      local last = math.min(first + AT_ONCE - 1, #channels)
+      local found = is_known and redis.pcall('PUBSUB', 'NUMSUB', unpack(channels, first, last))
+      is_known = found and not found.err
+      for i = first, last do
+        if not is_known or found[2 * (i - first + 1)] ~= 0 then
+          redis.pcall('PUBLISH', channels[i], 'SUCCESS')
+        end
+      end
+    end
   end
 
   -- Where an open message is (as in order.lua), and whether it was cancelled; nil and false if it is over, or not known. Third,
