@@ -581,7 +581,7 @@ MUTANTS = {
     "work never taken over": ("MAINTAIN", "redis.call('EXISTS', leases .. name) == 0", "false"),
     "a take-over that does not count": ("MAINTAIN", "'RETRYCOUNT', count + 1", "'RETRYCOUNT', count"),
     "a lost reply that is not recovered": ("RECOVER", "if not in_hand[id] then", "if false then"),
-    "a key whose next message never comes": ("SETTLE", "if had then", "if false then"),
+    "a key whose next message never comes": ("SETTLE_KEYED", "if is_anything_left then", "if false then"),
     "a message kept twice": ("PUBLISH_NOW", "if not (seen and seen[which]) then", "if true then"),
 }
 
