@@ -1,7 +1,8 @@
 """What a program imports before its first message is handled, since that is most of what a start costs.
 
 A module more costs a start 0.2 to 0.5 ms; some that look small bring dozens (redis-py's connection: 38 ms). The bounds
-leave room for a few files, not for a new dependency.
+leave room for a few files, not for a new dependency. An attrs class costs 0.25 ms, a Protocol 0.03: one that only
+annotations name is declared for type checkers alone.
 """
 
 import subprocess
@@ -149,7 +150,7 @@ def test_a_node_on_redis_imports_what_its_first_message_needs(trios: set[str], r
     modules_of(SEND, redis_url)
     loaded = modules_of(NODE, redis_url)
     elsewhere = {"sqlite3": "only the embedded broker needs it", "actorwork.policy.limits": "only limits need it"}
-    check(loaded, trios, at_most=165, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=160, never=NEVER | elsewhere)
 
 
 def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trios: set[str], tmp_path: Path) -> None:
