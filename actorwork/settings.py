@@ -110,7 +110,8 @@ class DeadLetterSettings(Value):
 
 
 MOST_SHARDS: Final = 256
-_own_source: Final = re.compile(r"worker:[0-9a-f]{16}:source").fullmatch
+is_own_source: Final = re.compile(r"worker:[0-9a-f]{16}:source").fullmatch
+"""Whether a name is that of an actor's own source, which is never divided."""
 
 
 class Source(str):
@@ -132,7 +133,7 @@ class Source(str):
         number: object = shards
         if number is not None and (type(number) is not int or not 1 <= number <= MOST_SHARDS):
             raise SettingsError(f"Source.shards wants a whole number from 1 to {MOST_SHARDS}, or None, got {number!r}")
-        if number is not None and _own_source(given):
+        if number is not None and is_own_source(given):
             raise SettingsError(
                 f"Source.shards wants a source that actors share, got {given!r}, which is an actor's own: give the"
                 " actor one more, sources={Source('orders', shards=…)}, and publish to that"

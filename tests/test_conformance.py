@@ -9,10 +9,27 @@ from actorwork.embedded.broker import open_broker as open_embedded
 from actorwork.events import Event
 from actorwork.streams.broker import open_broker as open_redis
 from actorwork.testing.conformance import BrokerConformance, Opener
+from actorwork.testing.conformance.cancelling import CancellingTests
 from actorwork.testing.conformance.contract import ContractTests
+from actorwork.testing.conformance.dead_letters import DeadLetterTests
+from actorwork.testing.conformance.delays import DelayTests
+from actorwork.testing.conformance.endings import EndingTests
+from actorwork.testing.conformance.expiry import ExpiryTests
+from actorwork.testing.conformance.failures import FailureTests
+from actorwork.testing.conformance.keys import KeyTests
+from actorwork.testing.conformance.lives import LifeTests
+from actorwork.testing.conformance.outcomes import OutcomeTests
+from actorwork.testing.conformance.ownership import OwnershipTests
+from actorwork.testing.conformance.priorities import PriorityTests
 from actorwork.testing.conformance.publishing import PublishingTests
+from actorwork.testing.conformance.purging import PurgeTests
+from actorwork.testing.conformance.reading import ReadingTests
+from actorwork.testing.conformance.settling import SettlingTests
+from actorwork.testing.conformance.uniqueness import UniquenessTests
+from actorwork.testing.conformance.waiting import WaitingTests
 from actorwork.testing.conformance.whole import WholeTests
 from actorwork.testing.redis_cluster import RedisCluster
+from tests.divided import open_divided
 
 
 def ignore(_: Event) -> None: ...
@@ -58,5 +75,46 @@ class TestClusterInShort(OnCluster, PublishingTests, WholeTests): ...
 @pytest.mark.long
 class TestCluster(OnCluster, BrokerConformance):
     """All but the order in which several sources are read: these are in several slots (docs/cluster.md)."""
+
+    test_nothing_is_read_before_what_is_more_urgent_in_another_source = None  # pyright: ignore[reportAssignmentType]
+
+
+class OnDivided(ContractTests):
+    url: str
+
+    @pytest.fixture(autouse=True)
+    def _store(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    def opener(self) -> Opener:
+        return partial(open_divided, self.url)
+
+
+class TestDividedInShort(OnDivided, KeyTests, OutcomeTests, LifeTests): ...
+
+
+@pytest.mark.long
+class TestDivided(
+    OnDivided,
+    PublishingTests,
+    ReadingTests,
+    SettlingTests,
+    OwnershipTests,
+    DelayTests,
+    CancellingTests,
+    ExpiryTests,
+    PriorityTests,
+    UniquenessTests,
+    DeadLetterTests,
+    FailureTests,
+    EndingTests,
+    PurgeTests,
+    WaitingTests,
+    WholeTests,
+):
+    """All that concerns sources but triggers and entities, which have the source of an actor alone.
+
+    Of several sources each that is divided is read by itself, so their order is none.
+    """
 
     test_nothing_is_read_before_what_is_more_urgent_in_another_source = None  # pyright: ignore[reportAssignmentType]

@@ -195,6 +195,7 @@ class Engine:
                 for subscription in subscriptions:
                     for source, shards in subscription.shards.items():
                         await broker.shards.declare(source, shards)
+                        members.services.shards[source] = shards
                 emit = self._node_sink()
                 async with broker.open_node(subscriptions, lease=self.options.lease, emit=emit) as opened:
                     node = opened if metering is None else metering.node(opened)

@@ -485,6 +485,13 @@ async def _entities(client: Commands, facts: Mapping[str, str] | RedisError) -> 
     return [Finding("entities", "error", text, advice)]
 
 
+async def _divided(client: Commands) -> Sequence[str]:
+    try:
+        return sorted(layout.source for layout in (await layouts_now(client)).values() if layout.number)
+    except RedisError:
+        return ()  # That they cannot be read is said elsewhere.
+
+
 async def _older_nodes(client: Commands) -> Sequence[Finding]:
     """Name nodes of a version that does not know all that this one writes (formats.py)."""
     try:
@@ -495,6 +502,11 @@ async def _older_nodes(client: Commands) -> Sequence[Finding]:
     if not older:
         return ()
     text = f"{len(older)} nodes of an older version of actorwork run beside newer ones: {', '.join(older[:5])}"
+    if divided := await _divided(client):
+        text += (
+            f"; they read nothing of {', '.join(divided[:5])}, and what their handlers publish there is a dead letter"
+        )
+        return [Finding("nodes", "error", text, "end them now: they know nothing of shards")]
     return [Finding("nodes", "warning", text, "end them, to complete the upgrade: some work waits until then")]
 
 

@@ -47,6 +47,7 @@ from actorwork.message import (
     Priority,
 )
 from actorwork.policy.attempts import headers_of_first_attempt, headers_of_next_attempt, without_questions
+from actorwork.policy.shards import whole_source
 from actorwork.settings import DeadLetterSettings
 
 if TYPE_CHECKING:
@@ -501,9 +502,12 @@ def encoded_outcome(source: str, message_id: str, outcome: Outcome, flow: object
 
 
 def outcome_from(record: bytes) -> tuple[str, str, Outcome]:
-    """Return the source and the id of the message, and its outcome."""
+    """Return the source and the id of the message, and its outcome.
+
+    A script that drops a message names its shard.
+    """
     whole = cast("dict[str, Any]", json.loads(record))
-    source, message_id, status = whole["source"], whole["id"], whole["status"]
+    source, message_id, status = whole_source(whole["source"]), whole["id"], whole["status"]
     if status == "done":
         # The value is passed on as it came. Strings before it have their quotes escaped, so the first match is the
         # field.

@@ -6,7 +6,9 @@ A node that begins to write what older ones would misread, or not respect, first
 write it as long as one of them is alive. What is written already needs no number: it has names that an older version
 does not know, which it leaves alone (forwarding.py).
 
-    2        deliveries may be held for a batch over several slots (joint.py), and are not taken over then
+    2        deliveries may be held for a batch over several slots (joint.py), and are not taken over then; a source may
+             be divided (dividing.py): a node of format 1 finds a string where its stream was, reads nothing there, and
+             what its handlers publish there becomes a dead letter
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from actorwork.streams.publisher import Publisher
 from actorwork.streams.shards import Layouts, is_refused_by_shard
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Subscriptions
-from actorwork.streams.transport.redis_py import cannot
+from actorwork.streams.transport.redis_py import cannot, checked
 from actorwork.streams.triggers import RedisTriggers
 from actorwork.streams.values import RedisValues
 
@@ -108,7 +108,7 @@ class RedisSending:
         # Imported here: a node writes the lives of messages, and reads none.
         from actorwork.streams.states import RedisStates  # noqa: PLC0415
 
-        return RedisStates(self._commands)
+        return RedisStates(self._commands, self.layouts)
 
     @property
     def entities(self) -> RedisEntities:
@@ -286,9 +286,11 @@ class RedisSending:
         return bool(released)
 
     async def find_outcome(self, source: str, message_id: str) -> Outcome | None:
-        key = keys.SourceKeys.of(source).result(message_id)
+        names = await self.layouts.names_of_tracked(source)
         with cannot(f"look for the outcome of message {message_id}"):
-            record: bytes | None = await self._commands.call("GET", key, idempotent=True)
+            asked = [("GET", keys.SourceKeys.of(name).result(message_id)) for name in names]
+            records = checked(await self._commands.call_many(asked, idempotent=True))
+        record = next((one for one in records if one is not None), None)
         return None if record is None else entries.outcome_from(record)[2]
 
     async def cancel_message(self, source: str, message_id: str, *, reason: str = "", force: bool = False) -> bool:

@@ -77,3 +77,26 @@ async def test_an_actor_reads_a_source_that_it_declares_with_shards():
         await system.client.publish("orders", {"number": 1})
         await system.drain()
     assert Taker.taken == [("orders", 1)]
+
+
+class Giver(Actor):
+    settings = Settings(title="giver", sources={"requests"})
+
+    @receive
+    async def give(self, *, number: int, source: str, shards: int | None) -> None:
+        self.context.publish(Source(source, shards=shards), {"number": number})
+
+
+async def test_a_handler_publishes_with_the_number_that_its_process_declares_or_with_none():
+    Taker.taken = []
+    async with open_test_system([Giver, Taker]) as system:
+        for number, shards in enumerate([4, None, 3]):
+            await system.client.publish("requests", {"number": number, "source": "orders", "shards": shards})
+        await system.client.publish("requests", {"number": 3, "source": "letters", "shards": 4})
+        await system.drain()
+        reasons = [letter.failure.reason for letter in system.dead_letters]
+    assert Taker.taken == [("orders", 0), ("orders", 1)]
+    assert [reason.partition(", and")[0] for reason in reasons] == [
+        "publish(Source('orders', shards=3), …): the actors of this process declare 4 for 'orders'",
+        "publish(Source('letters', shards=4), …): the actors of this process declare no number for 'letters'",
+    ]

@@ -306,6 +306,22 @@ async def test_a_source_that_is_not_paused_is_not_moved(url: str):
         assert await broker.shards.list() == {"orders": 4}
 
 
+async def test_an_entry_that_is_too_large_to_move_is_named_and_the_rest_moves_once_it_is_deleted(redis_url: str):
+    async with opened(redis_url) as broker:
+        await broker.publish([Envelope("orders", "before", b"1")])
+        fields = [part for number in range(4000) for part in (f"field-{number}", "x")]
+        entry = (await broker.client.call("XADD", "orders", "*", *fields)).decode()
+        await broker.publish([Envelope("orders", "after", b"1")])
+        await broker.pauses.pause("source", "orders")
+        with pytest.raises(
+            BrokerError, match=rf"{entry} of orders has 4000 fields, .* 3500: .*\(XDEL orders {entry}\)"
+        ):
+            await broker.shards.reshard("orders", 3)
+        await broker.client.call("XDEL", "orders", entry)
+        assert await broker.shards.reshard("orders", 3) == 2
+        assert await broker.backlog("orders") == 2
+
+
 async def test_a_move_that_was_not_finished_is_finished_with_the_same_number(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ):

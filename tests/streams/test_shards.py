@@ -16,6 +16,8 @@ from actorwork.events import Event
 from actorwork.message import Envelope, Priority, Unique
 from actorwork.policy.settlement import Fail, Retry
 from actorwork.policy.shards import Layout
+from actorwork.streams.broker import open_broker as open_redis
+from actorwork.streams.keys import REPORTS, lease
 from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.conformance.fake_consumer import FAILURE, true_of
 
@@ -124,6 +126,25 @@ async def test_a_source_that_holds_messages_is_not_divided_by_a_declaration(url:
             await consumer.settle(await consumer.take_one())
         await broker.shards.declare("orders", SHARDS)
         assert await broker.shards.list() == {"orders": SHARDS}
+
+
+async def test_a_source_that_older_nodes_read_is_not_divided_and_the_doctor_names_those_that_find_no_stream(url: str):
+    async with open_redis(url, emit=ignore) as broker:
+        await broker.client.call("SET", lease("older"), "a.host:17")
+        async with open_consumer(broker, "orders") as consumer:
+            await broker.client.call("XGROUP", "CREATECONSUMER", "orders", consumer.subscription.group, "older")
+        with pytest.raises(BrokerError, match=r"older version, which would not find its shards \(older\): end them"):
+            await broker.shards.declare("orders", SHARDS)
+        await broker.pauses.pause("source", "orders")
+        with pytest.raises(BrokerError, match="older version"):
+            await broker.shards.reshard("orders", SHARDS)
+        await broker.client.call("DEL", lease("older"))
+        await broker.shards.declare("orders", SHARDS)
+        await broker.client.call("SET", lease("older"), "a.host:17")
+        await broker.client.call("ZADD", REPORTS, 4e9, "older")
+        (found,) = [one for one in await broker.diagnose() if one.subject == "nodes"]
+    assert found.level == "error"
+    assert "they read nothing of orders" in found.text
 
 
 async def test_of_two_programs_that_declare_different_numbers_at_once_one_is_refused(url: str):

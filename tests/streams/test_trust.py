@@ -400,3 +400,19 @@ async def test_the_diagnosis_warns_of_useful_rights_that_are_missing(right: str)
             for _ in range(2):
                 await scene.broker.publish_new(Envelope("orders", next(scene.ids), b"1"))
             assert await scene.length("orders") == 2
+
+
+async def test_users_with_the_rights_to_its_shards_publish_to_a_divided_source_and_read_it():
+    more = {"client": "~orders.* ~actorwork:{orders.*}:*", "node": "~orders.*"}
+    with open_redis_server(users=[f"{rule} {more.get(user, '')}" for user, rule in rules().items()]) as server:
+        orders = subscription()
+        async with open_scene_of(server, "node") as scene, open_scene_of(server, "client") as sender:
+            await scene.broker.shards.declare("orders", 3)
+            await sender.send("orders", b"1", b"2", b"3", b"4")
+            async with scene.node(orders) as node:
+                found = [await inbox(orders).take_one() for _ in range(4)]
+                for delivery in found:
+                    node.settle(orders, delivery, Ack())
+                await node.wait_settled()
+                assert await scene.broker.backlog("orders") == 0
+        assert sorted([delivery.payload for delivery in found], key=str) == [b"1", b"2", b"3", b"4"]

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, Unpack, cast
 
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.context.logger import ContextLogger
-from actorwork.actors.context.publishing import PublishBuffer
+from actorwork.actors.context.publishing import PublishBuffer, check_declared
 from actorwork.actors.mailbox.calls import CallState, LocalCall
 from actorwork.actors.refs.watching import Watch
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.actors.wakeups import check_thread, on_loop
 from actorwork.durations import Duration
 from actorwork.errors import NotRunning
+from actorwork.settings import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from random import Random
 
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
         def publish_middleware(self) -> tuple[PublishMiddleware, ...]: ...
         @property
         def ids(self) -> MessageIds: ...
+        @property
+        def shards(self) -> Mapping[str, int]: ...
         @property
         def client(self) -> Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None: ...
 
@@ -277,9 +280,12 @@ class Context(Neighbours):
 
         `target` is the name of a source, an actor class, or a durable ref; the options are those of `SendOptions`. Sent
         only if the delivery ends as handled and is still ours then; dropped if its `unique` key is taken then. Raises
-        `CodecError` for what is no message.
+        `CodecError` for what is no message, and `SettingsError` for a `Source` with a number of shards that no actor
+        of this process declares: this does not wait, so it asks no broker.
         """
         current, _ = self._in_flight("publish")
+        if isinstance(target, Source) and target.shards is not None:
+            check_declared(target, self._actor.services.shards)
         outgoing = current.outgoing
         if outgoing is None:
             outgoing = current.outgoing = PublishBuffer(self._actor.settings.event_settings, self._publish_layers)

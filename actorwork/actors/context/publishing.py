@@ -24,7 +24,7 @@ from actorwork.codec import encode, encode_value
 from actorwork.errors import MessageRefused, SettingsError
 from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, MessageIds, Priority, Unique
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
-from actorwork.settings import SOURCE, SOURCE_IN_WORDS, EventSettings, Settings
+from actorwork.settings import SOURCE, SOURCE_IN_WORDS, EventSettings, Settings, Source
 
 
 def source_of(target: object) -> str:
@@ -42,6 +42,18 @@ def source_of(target: object) -> str:
     if isinstance(target, type) and issubclass(target, Hooks):
         raise SettingsError(f"publish(…): {no_title(target)}")
     raise SettingsError(f"publish(…) wants the name of a source, an actor class or a durable ref, got {target!r}")
+
+
+def check_declared(source: Source, declared: Mapping[str, int]) -> None:
+    """Refuse a source with a number of shards that the actors of this process do not declare."""
+    if (known := declared.get(source)) != source.shards:
+        name = str(source)
+        what = "declare no number" if known is None else f"declare {known}"
+        raise SettingsError(
+            f"publish({source!r}, …): the actors of this process {what} for {name!r}, and a handler divides nothing and"
+            f" does not ask the broker: publish to {name!r}, which has the shards that it has, or declare"
+            f" sources={{{source!r}}} where it is read"
+        )
 
 
 def passed_through(layers: Sequence[PublishMiddleware], envelope: Envelope) -> Envelope:

@@ -109,6 +109,8 @@ class Services(Shown):
     publish_middleware: tuple[PublishMiddleware, ...] = ()
     instruments: tuple[Instruments, ...] = ()
     """Observe the deliveries of all actors."""
+    shards: dict[str, int] = attrs.field(factory=dict[str, int])
+    """Into how many shards sources are divided that these actors declare, and the broker has."""
     quota: Quota | None = None
     tally: Tally = attrs.field(factory=Tally)
     """Counts what ends, for the charts."""

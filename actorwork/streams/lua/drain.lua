@@ -12,7 +12,14 @@
 -- are delayed), and, in the script in which the last of these leaves, all that wait behind them. So every sender to this key
 -- meanwhile either waits behind them, and leaves with them, or finds the key free, and leaves later.
 --
--- An entry that only some of several groups need becomes one message for each of them.
+-- An entry that only some of several groups need becomes one message for each of them. Groups that are no actor's count for
+-- nothing here: the stream that they read is deleted, whether they have read it or not.
+--
+-- A new entry has been delivered to nobody, so how often processes have died with a message does not move with it. It kills as
+-- many as `max_crashes` allows once more for each time that somebody moves its source, which is bounded, and seldom.
+--
+-- A script takes as long as `most` messages do, and as all that waits behind one key: that has to leave at once, however much
+-- it is, and the server does nothing else meanwhile.
 --
 -- Once replaced, nothing can be written here: XADD and ZADD are refused (WRONGTYPE), and senders look where the shard is by now.
 -- `unique:<key>` stays until then, so that no message takes a unique key whose message is on its way. The strings stay for ever: a
@@ -22,6 +29,7 @@ local source, prefix, most, may_replace = KEYS[1], ARGV[1], tonumber(ARGV[2]), A
 local DIVIDED = 'divided'
 local STREAMS = { prefix .. 'priority:critical', prefix .. 'priority:high', source, prefix .. 'priority:low' }
 local leaving = prefix .. 'leaving'
+local MOST_VALUES = 7000 -- How many values an entry may have: arrive.lua passes all of them to one XADD, and Lua 8000 at most.
 
 if redis.call('TYPE', source).ok == 'string' then
   return { 0, 0, 0, 1 }
@@ -32,6 +40,7 @@ for i = 4, #ARGV do
   free[ARGV[i]] = true
 end
 local taken, in_flight = 0, 0
+local too_large -- The first entry that no script can add elsewhere.
 
 -- What goes along with a message: how long its unique key is held (ms; '' if it has none), and whether it may be replaced.
 local function unique_of(named, place)
@@ -158,6 +167,10 @@ local function drain_stream(stream)
       if taken >= most then
         return
       end
+      if #entry[2] > MOST_VALUES then
+        too_large = { stream, id, #entry[2] / 2 }
+        return
+      end
       local needed = needing(stream, groups, actors, id, place_at(level, id))
       if not needed then
         in_flight = in_flight + 1
@@ -236,9 +249,16 @@ local function drain_letters()
 end
 
 for _, stream in ipairs(STREAMS) do
-  if redis.call('EXISTS', stream) == 1 then
+  if not too_large and redis.call('EXISTS', stream) == 1 then
     drain_stream(stream)
   end
+end
+if too_large then
+  local at, id, count = unpack(too_large)
+  return redis.error_reply(
+    'TOOLARGE the entry ' .. id .. ' of ' .. at .. ' has ' .. whole(count) .. ' fields, and a script can move '
+    .. whole(MOST_VALUES / 2) .. ': let it be handled (resume its source), or delete it (XDEL ' .. at .. ' ' .. id .. ')'
+  )
 end
 if taken < most then
   drain_delayed()

@@ -40,13 +40,18 @@ do
     return { { 'HMGET', key, '' }, { 'HSET', key, '', '' }, { 'EXPIRE', key, 1 }, { 'PEXPIRE', key, 1 } }
   end
 
+  -- Who watches a message knows its source, and not in which shard it is.
+  local function tell(prefix, message_id, status)
+    redis.pcall('PUBLISH', string.gsub(prefix, '%.[^}]*', '', 1) .. 'watch:' .. message_id, status)
+  end
+
   -- Changes fields of a life, and tells those who watch it. PUBLISH may be forbidden (an ACL); who watches looks now and then.
   local function change(prefix, message_id, version, changes)
     local key = prefix .. 'state:' .. message_id
     changes[#changes + 1] = 'version'
     changes[#changes + 1] = version == '1' and '2' or whole((tonumber(version) or 0) + 1)
     redis.call('HSET', key, unpack(changes))
-    redis.pcall('PUBLISH', prefix .. 'watch:' .. message_id, changes[2])
+    tell(prefix, message_id, changes[2])
   end
 
   -- Why this user may not write the lives of a source's messages; false if it may.
