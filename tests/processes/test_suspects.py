@@ -57,7 +57,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
             is_closed.append(True)
         return decision
 
-    def closing(self: at_redis.Isolation, holder: at_redis.Holder) -> None:
+    def closing(self: at_redis.Isolation, holder: "at_redis.Holder") -> None:
         close(self, holder)
         is_closed.append(True)
 
