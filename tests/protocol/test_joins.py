@@ -424,7 +424,7 @@ def test_redis_joins_as_the_model_does(redis_server: RedisServer, loop: Loop, ex
     check_machine(machine_of(lambda: RedisWorld(redis_server, loop)), examples=examples)
 
 
-@pytest.mark.parametrize("examples", forms(3, more=[12]))
+@pytest.mark.parametrize("examples", forms(3, more=[8]))
 def test_a_cluster_joins_from_slot_to_slot_as_the_model_does(
     redis_cluster: RedisCluster, cluster_loop: Loop, examples: int
 ) -> None:

@@ -557,7 +557,7 @@ def moving(cluster: RedisCluster, loop: Loop) -> type[MovingMachine]:
     return Machine
 
 
-@pytest.mark.parametrize("examples", forms(4, more=[20]))
+@pytest.mark.parametrize("examples", forms(4, more=[12]))
 def test_a_cluster_keeps_to_the_protocol_while_slots_move(
     redis_cluster: RedisCluster, cluster_loop: Loop, examples: int
 ):

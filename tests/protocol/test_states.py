@@ -272,7 +272,7 @@ def test_redis_commits_states_as_the_model_does(redis_server: RedisServer, loop:
     check_machine(machine_of(lambda: RedisWorld(redis_server, loop)), examples=examples)
 
 
-@pytest.mark.parametrize("examples", forms(2, more=[12]))
+@pytest.mark.parametrize("examples", forms(2, more=[8]))
 def test_a_cluster_commits_states_as_the_model_does(
     redis_cluster: RedisCluster, cluster_loop: Loop, examples: int
 ) -> None:
