@@ -24,7 +24,17 @@ FAILURE = Failure("ValueError", "no", "a trace\n")
 Opening = Callable[[], AbstractAsyncContextManager[Broker]]
 
 
-@pytest.fixture(params=["redis to file", "file to redis", "redis to redis", "file to file"])
+@pytest.fixture(
+    params=[
+        "redis to file",
+        "file to redis",
+        "redis to redis",
+        "file to file",
+        pytest.param("redis to cluster", marks=pytest.mark.long),
+        pytest.param("cluster to redis", marks=pytest.mark.long),
+        pytest.param("file to cluster", marks=pytest.mark.long),
+    ]
+)
 def brokers(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Opening, Opening]:
     """Two brokers that know nothing of each other."""
     here, _, there = request.param.partition(" to ")
@@ -34,6 +44,10 @@ def brokers(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Opening, Op
 def _opening(kind: str, name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Opening:
     if kind == "file":
         return partial(open_broker, f"sqlite:///{tmp_path / name}.sqlite3")
+    if kind == "cluster":
+        cluster = request.getfixturevalue("redis_cluster")
+        cluster.flush()
+        return partial(open_broker, cluster.url)
     url = request.getfixturevalue("redis_url")
     # Another database of the same server: other keys.
     return partial(open_broker, url if name == "a" else f"{url.partition('?')[0]}?db=7")
