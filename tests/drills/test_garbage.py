@@ -13,6 +13,7 @@ from actorwork import BrokerError
 from actorwork.message import Envelope
 from actorwork.records import DeadLetter
 from actorwork.testing.redis_server import open_redis_server
+from tests.patience import PATIENCE
 
 from .conftest import Drill, Line, Place, Redis, open_place, until
 from .fork_server import ForkServer
@@ -65,7 +66,7 @@ class Office:
 
     def close(self) -> None:
         self.node.signal(signal.SIGTERM)
-        self.node.process.wait(10)
+        self.node.process.wait(PATIENCE)
         self.drill.close()
         assert self.node.process.returncode == 0, self.node.output[-3000:]
 
@@ -144,8 +145,8 @@ BAD: dict[str, tuple[bytes, str | None, str, str]] = {
     "SystemExit": (b'{"number": 1, "how": "exit"}', None, "SystemExit", "7"),
     "SystemExit in a nursery": (b'{"number": 1, "how": "exit in a nursery"}', None, "SystemExit", "7"),
     "a BaseException of its own": (b'{"number": 1, "how": "own"}', None, "_OwnError", ""),
-    "a swallowed Cancelled": (b'{"number": 1, "how": "swallow"}', None, "ExecutionTimeout", "1 s"),
-    "a Cancelled swallowed twice": (b'{"number": 1, "how": "swallow twice"}', None, "ExecutionTimeout", "1 s"),
+    "a swallowed Cancelled": (b'{"number": 1, "how": "swallow"}', None, "ExecutionTimeout", "5 s"),
+    "a Cancelled swallowed twice": (b'{"number": 1, "how": "swallow twice"}', None, "ExecutionTimeout", "5 s"),
 }
 
 

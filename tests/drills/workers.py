@@ -251,7 +251,7 @@ class Invoice(Message["Clerk", None]):
 class Clerk(Noting):
     """Takes malformed messages, and misbehaves when asked to."""
 
-    settings = Settings(title="clerk", sources={"desk"}, execution_timeout=1)
+    settings = Settings(title="clerk", sources={"desk"}, execution_timeout=5)
 
     @receive
     async def bill(self, message: Invoice) -> None:
