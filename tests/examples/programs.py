@@ -1,7 +1,5 @@
 """Examples as a user starts them: processes, asked by HTTP, on ports that the system chooses."""
 
-import importlib
-import logging
 import os
 import re
 import subprocess
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
-import pytest
 
 from tests.patience import PATIENCE
 
@@ -75,18 +72,6 @@ def api_of(program: Program) -> Generator[httpx.Client]:
     url = program.wait_for(r"running on (http://[\d.:]+)")[1]
     with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         yield client
-
-
-@contextmanager
-def without_logs_of_litestar() -> Generator[None]:
-    """Keep Litestar from configuring the logging of the process, which it does whenever an application is made."""
-
-    def configure(_: object) -> object:
-        return logging.getLogger
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("litestar.logging.config").LoggingConfig, "configure", configure)
-        yield
 
 
 def until(look: Callable[[], T | None], wanted: str, *shown: Callable[[], object]) -> T:

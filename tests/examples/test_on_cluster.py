@@ -12,9 +12,10 @@ import trio
 from actorwork import sync
 from actorwork.testing.redis_cluster import RedisCluster
 from tests.examples import test_products, test_testgen
-from tests.examples.programs import PATIENCE, ROOT, api_of, running, until, without_logs_of_litestar
+from tests.examples.programs import PATIENCE, ROOT, api_of, running, until
 from tests.examples.test_scripts import output_of
 from tests.forms import forms
+from tests.litestar_logs import without_logs_of_litestar
 
 TEXT = "the quick brown fox"
 

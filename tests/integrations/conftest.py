@@ -6,7 +6,7 @@ import pytest
 
 from actorwork import SystemThread
 from examples.frameworks.actors import Counter
-from tests.examples.programs import without_logs_of_litestar
+from tests.litestar_logs import without_logs_of_litestar
 
 
 @pytest.fixture(scope="session")

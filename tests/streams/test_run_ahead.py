@@ -13,7 +13,7 @@ from actorwork.policy.entities import StateChange
 from actorwork.policy.settlement import Ack, Retry
 from actorwork.streams.run_ahead import RunAhead
 from actorwork.streams.settle_calls import found_ahead
-from actorwork.streams.source_set import SourceSet
+from actorwork.streams.source_set import SharedRoom, SourceSet
 from actorwork.testing.redis_server import RedisServer
 from tests.protocol.models import SOURCE, Ending, Loop, Pending, Ready, RedisWorld
 from tests.protocol.test_protocol import FAILURE, loop
@@ -144,7 +144,7 @@ def test_what_has_not_arrived_as_it_was_sent_is_lost(rest: tuple[Any, ...]) -> N
 def test_entries_that_are_none_are_looked_for_again(stage: Stage) -> None:
     stage.send("a1", "a2")
     (first,) = stage.read()
-    ahead = RunAhead(stage.sources, 1)
+    ahead = RunAhead(stage.sources, SharedRoom())
     stage.sources.isolation.begin_reading()
     stage.loop.do(_call, partial(ahead.end, first.token[2], 0, [b"no entry"], is_lost=False))
     assert stage.sources.must_recover
