@@ -95,6 +95,7 @@ USEFUL: Final = (
     ("MULTI", "publishing in one step", "each message is published by a script, which costs the server twice as much"),
     ("EXEC", "publishing in one step", "each message is published by a script, which costs the server twice as much"),
     ("CLIENT|KILL", "publishing in one step", "each message is published by a script, which costs the server more"),
+    ("PUBSUB", "settling steps of runs", "the end of each step is published, whether it is watched or not"),
     ("LRANGE", "exporting a source", "a source in which messages wait behind others with their key cannot be exported"),
 )
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -157,6 +158,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "HGETALL": ("{key}",),
     "TIME": (),
     "PUBLISH": ("{channel}", "a"),
+    "PUBSUB": ("NUMPAT",),
     "SUBSCRIBE": ("{channel}",),
     "EVALSHA": ("0" * 40, "0"),
     "SCRIPT": ("EXISTS", "0" * 40),

@@ -91,6 +91,8 @@ class RedisCluster:
             b"cluster_state:ok" in member.call("CLUSTER", "INFO")
             and known.count(b"slave") == len(self.replicas)
             and b"handshake" not in known
+            # What is published before a member has a connection to another one does not arrive there.
+            and b"disconnected" not in known
         )
 
     def owner(self, key: str) -> Member:
