@@ -253,15 +253,18 @@ def test_an_interrupt_ends_the_system_in_order(url: str) -> None:
 
 
 FORKING = """
-import os, sys, time
+import faulthandler, os, signal, sys, time
 from actorwork import NotRunning, SystemThread
 from tests.hosting.test_system_thread import BEGUN, Take, Worker
 
+faulthandler.register(signal.SIGALRM, chain=True)  # What hangs says where, and ends.
+signal.alarm(100)
 system = SystemThread([Worker], broker=sys.argv[1])
 system.start()
 receipt = system.client.ref(Worker).submit(Take(0.2))
 assert BEGUN.wait(60)
 if not (child := os.fork()):
+    signal.alarm(60)
     for use in (lambda: system.client, system.start, system.stop, system.wait):
         try:
             use()

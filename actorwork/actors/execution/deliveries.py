@@ -118,7 +118,7 @@ class Deliveries:
     def begin(self) -> None:
         """Let the instruments prepare the calling task, which will handle deliveries."""
         for one in self._instruments:
-            one.begin(_delivery_in_hand)
+            one.begin(_delivery_in_flight)
 
     async def handle(self, worker: Worker, delivery: Delivery, permit: Permit | None = None) -> None:
         """Handle a delivery to its settlement. Raises the crash that it brings about.
@@ -419,7 +419,7 @@ class Deliveries:
             self._actor.consumer.interrupted(delivery)
 
 
-def _delivery_in_hand() -> Delivery | None:
+def _delivery_in_flight() -> Delivery | None:
     current = in_flight.get()
     return None if current is None else current.delivery
 
