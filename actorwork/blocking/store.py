@@ -83,18 +83,15 @@ class BlockingStore:
             self._store = self._close = None
 
     def forked(self) -> None:
-        """Begin anew in a child process: SQLite's connections must not cross a fork, not even to be closed there."""
+        """Begin anew in a child process, which leaves the connection to its parent (`embedded.files.Connection`)."""
         self._lock = threading.Lock()
         if self._close is not None:
             self._close.detach()
-        _kept_open.append(self._store)
         self._store = self._close = None
         self.turns = self._new_turns()
 
 
 _stores: weakref.WeakSet[BlockingStore] = weakref.WeakSet()
-_kept_open: list[Store | None] = []
-"""Connections of a parent process: closing them would release the parent's locks on the file."""
 
 
 def _after_fork() -> None:

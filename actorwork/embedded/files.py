@@ -8,6 +8,7 @@ expect_writable   raise now what the first write to a read-only file would raise
 begin_writing     begin a transaction as soon as no other process has one
 writing           one transaction, all of it or nothing
 advised           an error as text, with what to do about it
+Connection        one that a child process leaves alone
 OpenedFile        whether the file that was opened is still the one that its path names
 """
 
@@ -19,10 +20,11 @@ import os
 import sqlite3
 import stat
 import time
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes, before an operation fails."""
@@ -62,6 +64,39 @@ class Stamp(NamedTuple):
     tables: int
     application: int
     version: int
+
+
+class Connection(sqlite3.Connection):
+    """A connection that a child process, forked while it is open, never closes.
+
+    SQLite's connections must not cross a fork. Closing one there, or freeing it at the end of the interpreter, would
+    also need locks of SQLite's that a thread of the parent may have held at the fork: the child would wait for ever.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _connections.add(self)
+
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """In a child process: let nothing free the connections of its parent."""
+    for connection in list(_connections):
+        _never_free(connection)
+    _connections.clear()
+
+
+def _never_free(connection: Connection) -> None:
+    # A reference that nothing owns: what a module refers to is freed at the end of the interpreter.
+    with contextlib.suppress(ImportError):
+        import ctypes  # noqa: PLC0415 - only after a fork
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def stamp_of(connection: sqlite3.Connection) -> Stamp:

@@ -22,6 +22,7 @@ import attrs
 
 from actorwork.embedded.files import (
     PATIENCE,
+    Connection,
     advised,
     expect_writable,
     make_private,
@@ -95,7 +96,11 @@ def connect(location: Location, *, check_same_thread: bool = True) -> sqlite3.Co
         make_private(path)
     try:
         connection = sqlite3.connect(
-            path or ":memory:", timeout=PATIENCE, isolation_level=None, check_same_thread=check_same_thread
+            path or ":memory:",
+            timeout=PATIENCE,
+            isolation_level=None,
+            check_same_thread=check_same_thread,
+            factory=Connection,
         )
     except sqlite3.Error as error:
         raise explained(location, error) from error

@@ -27,6 +27,7 @@ import attrs
 
 from actorwork.embedded.files import (
     PATIENCE,
+    Connection,
     OpenedFile,
     advised,
     expect_writable,
@@ -329,7 +330,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise SpoolError(f"the spool {path}: {path.parent} is no directory; create it, or name another file")
     make_private(path)
     try:
-        connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, factory=Connection
+        )
     except sqlite3.Error as error:
         raise _problem(path, error) from error
     try:

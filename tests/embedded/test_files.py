@@ -1,7 +1,9 @@
-"""Who may read the files: whoever reads the database or the spool reads all messages."""
+"""Who may read the files, since all messages are in them, and which process closes them."""
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from actorwork import open_client
 from actorwork.brokers import open_broker
 from actorwork.embedded.spool import SpoolFile
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -59,3 +62,25 @@ def test_users_who_share_a_spool_share_its_claim(shared: Path):
     assert spool.claim()
     assert modes(shared.parent)["x.db-claim"] == "-rw-r--r--", "its umask applies, as to any other file"
     spool.close()
+
+
+FORKING = """
+import gc, os, sys
+from pathlib import Path
+from actorwork.embedded.location import Location, connect
+
+connection = connect(Location(Path(sys.argv[1])))
+if not (child := os.fork()):
+    del connection
+    gc.collect()
+    os._exit(any(os.path.realpath(f"/proc/self/fd/{number}") == sys.argv[1] for number in os.listdir("/proc/self/fd")))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="it asks Linux which files are open")
+def test_a_child_process_frees_no_connection_of_its_parent(tmp_path: Path):
+    """It would wait for a lock of SQLite's that a thread of the parent had at the fork."""
+    file = (tmp_path / "x.db").resolve()
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING, file], timeout=PATIENCE, check=False)
+    assert done.returncode == 1, "the file is still open in the child"
