@@ -49,7 +49,8 @@ class Program:
 @contextmanager
 def running(log: Path, *command: str, env: Mapping[str, object]) -> Generator[Program]:
     """Run `python -m command` until the end of the block, where it has to stop cleanly by an interrupt."""
-    names = {name: str(value) for name, value in env.items()}
+    # Else what a program prints to a file comes only when there is much of it.
+    names = {"PYTHONUNBUFFERED": "1"} | {name: str(value) for name, value in env.items()}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=ROOT, stdout=output, stderr=output, env={**os.environ, **names}

@@ -119,7 +119,7 @@ def django(url: str, folder: Path) -> None:
     serving = ("runserver", "--noreload", "--nothreading", "127.0.0.1:0")
     with (
         running(folder / "worker", project, "actorwork", env=environment),
-        running(folder / "server", project, *serving, env={**environment, "PYTHONUNBUFFERED": 1}) as server,
+        running(folder / "server", project, *serving, env=environment) as server,
     ):
         place = server.wait_for(r"server at (http://[\d.:]+)")[1]
         with httpx.Client(base_url=place, timeout=PATIENCE, trust_env=False) as browser:

@@ -71,7 +71,7 @@ def test_the_command_of_a_django_project_runs_the_tasks_that_its_server_has_sent
     serving = ("runserver", "--noreload", "--nothreading", "127.0.0.1:0")
     with (
         running(tmp_path / "worker.log", project, "actorwork", env=environment) as worker,
-        running(tmp_path / "server.log", project, *serving, env={**environment, "PYTHONUNBUFFERED": 1}) as server,
+        running(tmp_path / "server.log", project, *serving, env=environment) as server,
     ):
         worker.wait_for("reads for django:default")
         url = server.wait_for(r"server at (http://[\d.:]+)")[1]
