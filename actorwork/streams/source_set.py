@@ -37,7 +37,7 @@ class SharedRoom:
 
     A reader asks for its share, so all of them together ask for no more than there is room for. One that has left
     messages behind knows that it will find as many as it asks for, so it takes all the room instead, in turn: the
-    servers get fewer and larger commands, and so do those that settle. Whoever has read waits for all that wait now.
+    servers get fewer and larger commands, and so do those that settle. After its read, a reader queues again.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class SharedRoom:
         async with self._turn:
             with trio.move_on_after(_PATIENCE):
                 await self._is_over.wait()
-            self._is_over.set()  # Whoever is next need not have patience with the same read.
+            self._is_over.set()  # The next reader need not have patience with the same read.
             while sources.sink.credit() <= 0:
                 await sources.wait_room()
             self._is_over = trio.Event()

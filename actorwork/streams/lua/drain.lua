@@ -16,7 +16,7 @@
 -- nothing here: the stream that they read is deleted, whether they have read it or not.
 --
 -- A new entry has been delivered to nobody, so how often processes have died with a message does not move with it. It kills as
--- many as `max_crashes` allows once more for each time that somebody moves its source, which is bounded, and seldom.
+-- many as `max_crashes` allows once more for each time that an operator moves its source, which is bounded, and seldom.
 --
 -- A script takes as long as `most` messages do, and as all that waits behind one key: that has to leave at once, however much
 -- it is, and the server does nothing else meanwhile.

@@ -41,8 +41,8 @@ do
   end
 
   -- Who watches a message knows its source, and not in which shard it is.
-  local function tell(prefix, message_id, status)
-    redis.pcall('PUBLISH', string.gsub(prefix, '%.[^}]*', '', 1) .. 'watch:' .. message_id, status)
+  local function channel_of(prefix, message_id)
+    return string.gsub(prefix, '%.[^}]*', '', 1) .. 'watch:' .. message_id
   end
 
   -- Changes fields of a life, and tells those who watch it. PUBLISH may be forbidden (an ACL); who watches looks now and then.
@@ -51,7 +51,7 @@ do
     changes[#changes + 1] = 'version'
     changes[#changes + 1] = version == '1' and '2' or whole((tonumber(version) or 0) + 1)
     redis.call('HSET', key, unpack(changes))
-    tell(prefix, message_id, changes[2])
+    redis.pcall('PUBLISH', channel_of(prefix, message_id), changes[2])
   end
 
   -- Why this user may not write the lives of a source's messages; false if it may.
@@ -225,7 +225,7 @@ do
     local key = life.prefix .. 'state:' .. message_id
     redis.call('HSET', key, unpack(changes))
     redis.call('PEXPIRE', key, ttl)
-    untold[#untold + 1] = life.prefix .. 'watch:' .. message_id
+    untold[#untold + 1] = channel_of(life.prefix, message_id)
   end
 
   -- Tells those who watch a step that `finish_joined` has ended. Nearly none is watched, and to publish costs as much as to write
