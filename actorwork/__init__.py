@@ -20,6 +20,8 @@ through its local ref.
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from actorwork.importing import paused_collector as _paused_collector
+
 if TYPE_CHECKING:
     from actorwork.abc import (
         AbstractCronSchedule as AbstractCronSchedule,
@@ -301,7 +303,8 @@ def __getattr__(name: str) -> object:
     module = _AT_FIRST_USE.get(name)
     if module is None:
         raise AttributeError(f"module 'actorwork' has no attribute {name!r}")
-    value: object = getattr(import_module(module), name)
+    with _paused_collector():
+        value: object = getattr(import_module(module), name)
     globals()[name] = value
     return value
 

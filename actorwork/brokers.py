@@ -23,6 +23,7 @@ from urllib.parse import quote
 from actorwork import events
 from actorwork.abc import Broker, EventSink
 from actorwork.errors import BrokerError
+from actorwork.importing import paused_collector
 
 _PROJECT_MARKS: Final = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg")
 _SENTINELS: Final = frozenset({"redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel"})
@@ -135,7 +136,8 @@ async def open_broker(
         yield url
         return
     if url is None:
-        from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415 - as below
+        with paused_collector():
+            from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415 - as below
 
         file = default_file()
         prepare = partial(_make_folder, file.parent)
@@ -145,12 +147,14 @@ async def open_broker(
         return
     # Each is imported only when it is needed: a node starts faster without the other one.
     if is_redis(url):
-        from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
+        with paused_collector():
+            from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
 
         async with open_redis(url, emit=emit, is_unsafe_allowed=is_unsafe_allowed) as broker:
             yield broker
     elif is_file(url):
-        from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415
+        with paused_collector():
+            from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415
 
         async with open_embedded(url, emit=emit) as broker:
             yield broker

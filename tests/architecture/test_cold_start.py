@@ -5,11 +5,14 @@ leave room for a few files, not for a new dependency. An attrs class costs 0.25 
 annotations name is declared for type checkers alone.
 """
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from actorwork.importing import paused_collector
 
 NODE = """
 import os, sys
@@ -127,10 +130,42 @@ def test_importing_the_package_brings_no_runtime_and_no_client(trios: set[str]) 
     check(loaded, trios, at_most=4, never=NEVER | neither)
 
 
+def test_no_garbage_is_collected_while_the_first_use_of_a_name_imports_its_module() -> None:
+    collecting = "import gc, actorwork; gc.collect(); seen = []; gc.callbacks.append(lambda *_: seen.append(1))"
+    shown = "actorwork.run; gc.callbacks.clear(); print(len(seen), gc.isenabled(), gc.get_freeze_count(), sep='\\n')"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{collecting}; {shown}"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stdout.split() == ["0", "True", "0"]
+
+
+def test_a_collector_that_the_program_has_disabled_stays_so() -> None:
+    gc.disable()
+    try:
+        with paused_collector():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_the_collector_goes_on_after_an_import_that_failed() -> None:
+    with pytest.raises(ImportError), paused_collector():
+        raise ImportError("no such module")
+    assert gc.isenabled()
+
+
+def test_what_the_program_has_frozen_stays_frozen() -> None:
+    frozen = "import gc, actorwork; gc.freeze(); actorwork.run; print(gc.get_freeze_count() > 0, gc.isenabled())"
+    ended = subprocess.run([sys.executable, "-c", frozen], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout.split() == ["True", "True"]
+
+
 def test_the_pytest_plugin_brings_nothing_that_its_fixtures_do_not_ask_for() -> None:
     loaded = modules_of("import sys, actorwork.testing.pytest_plugin; print('\\n'.join(sys.modules))")
     assert {name for name in loaded if name.startswith("actorwork")} == {
         "actorwork",
+        "actorwork.importing",
         "actorwork.testing",
         "actorwork.testing.pytest_plugin",
     }
@@ -150,7 +185,7 @@ def test_a_node_on_redis_imports_what_its_first_message_needs(trios: set[str], r
     modules_of(SEND, redis_url)
     loaded = modules_of(NODE, redis_url)
     elsewhere = {"sqlite3": "only the embedded broker needs it", "actorwork.policy.limits": "only limits need it"}
-    check(loaded, trios, at_most=160, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=161, never=NEVER | elsewhere)
 
 
 def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trios: set[str], tmp_path: Path) -> None:
@@ -158,4 +193,4 @@ def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trio
     modules_of(SEND, url)
     loaded = modules_of(NODE, url)
     elsewhere = dict.fromkeys(("redis", "hiredis", "actorwork.streams"), "only Redis needs it")
-    check(loaded, trios, at_most=156, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=157, never=NEVER | elsewhere)
