@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -139,10 +139,44 @@ class _Unrun:
         self.__spec__ = spec
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)  # When `-m` and `-k` have taken out what does not run.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.actorwork(timeout=360))
+    workers: int = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        items[:] = _with_minutes_first(items, workers)
+
+
+_MINUTES: Final = frozenset(
+    (
+        "test_a_minute_of_silence_under_a_stream_of_messages",
+        "test_an_example_runs_on_a_cluster_by_its_url_alone[census]",
+        "test_an_idle_node_is_alive_and_handles_the_next_message_at_once[a minute]",
+        "test_mypy_refuses_what_has_to_be_refused",
+    )
+)
+"""Tests that take up to a minute each, beside those marked `chaos`."""
+
+
+def _with_minutes_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Deal what takes minutes to the workers, each at the start of its share; the rest keeps its order.
+
+    With `--dist worksteal` each worker has a share of what is collected, and one that has ended its own takes from the
+    end of another's. The chaos would be one worker's, one after the other, long after all others have ended.
+    """
+    takes_minutes = [one.get_closest_marker("chaos") is not None or one.name in _MINUTES for one in items]
+    first = list(compress(items, takes_minutes))
+    rest = list(compress(items, (not one for one in takes_minutes)))
+    dealt: list[pytest.Item] = []
+    for worker in range(workers):
+        size = (len(items) - len(dealt)) // (workers - worker)  # As xdist counts.
+        share = first[worker::workers]
+        more = max(0, size - len(share))
+        dealt += share + rest[:more]
+        del rest[:more]
+    return dealt + rest
 
 
 def pytest_collection_finish() -> None:
