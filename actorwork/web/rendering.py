@@ -53,7 +53,7 @@ class Renderer:
         )
         # Jinja types both by what it puts in them itself.
         filters = cast("dict[str, Any]", self._environment.filters)
-        filters |= {one.__name__: one for one in (count, since, when, told, pretty, size, word, short)}
+        filters |= {one.__name__: one for one in (count, since, when, told, pretty, size, word, short, sentence)}
         names = cast("dict[str, Any]", self._environment.globals)
         names["query"] = query
         names |= {one.__name__: one for one in (spark, rate_chart, duration_chart, scale_of)}
@@ -101,7 +101,7 @@ def when(at: str | float | None) -> Markup:
         return Markup("")
     iso = at if isinstance(at, str) else moment(at)
     try:
-        shown = datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%S")
+        shown = datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%S UTC")
     except ValueError:
         return escape(iso)
     return Markup('<time datetime="{}">{}</time>').format(iso, shown)
@@ -117,6 +117,12 @@ def told(text: str) -> Markup:
 
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)")
 _OWN_SOURCE: Final = re.compile(r"'worker:[0-9a-f]{16}:source'")
+
+
+def sentence(text: str) -> str:
+    """Write an error or a reason as a sentence: a capital first, a full stop last."""
+    text = text.strip()
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?', ':')) else '.'}" if text else ""
 
 
 def pretty(value: object) -> str:

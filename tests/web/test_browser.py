@@ -251,7 +251,7 @@ def test_a_state_is_replaced_and_forgotten(shop: str, chromium: Any):
         page.locator(".past").get_by_text("3", exact=True).click()
         state = page.locator("textarea")
         state.fill(state.input_value().replace("6", "7"))
-        page.get_by_role("button", name="Replace it").click()
+        page.get_by_role("button", name="Replace the state").click()
         page.locator("dialog button.main").click()
         page.locator(".past").get_by_text("4", exact=True).wait_for()
         assert "7" in state.input_value()

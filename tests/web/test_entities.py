@@ -71,7 +71,7 @@ async def test_keys_are_listed_the_latest_change_first_a_page_after_another():
         assert ([one["key"] for one in third["keys"]], third["next"]) == (["key 0"], "")
         page = await guest.page("/entities?actor=account&limit=3")
         assert "Earlier changes" in page
-        assert "No node runs it now" in page
+        assert "No node runs this actor now" in page
 
 
 @pytest.mark.parametrize("query", ["since=soon", "since=inf", "after=nan k", "after=1e9 k", "limit=0", "after=key"])
@@ -171,7 +171,7 @@ async def test_a_state_of_a_later_schema_is_replaced_by_one_of_this_program():
                 await trio.sleep(0.01)
         assert 'href="/entities?actor=account"' in await guest.page("/overview")
         page = await guest.page("/entity?actor=account&key=ben")
-        assert "The programs that run now write states of the schema 1" in page
+        assert "The programs that run write states of the schema version 1" in page
         await guest.do("/entities/put", actor="account", key="ben", state='{"n": 1}', schema="1", force=True)
         with trio.fail_after(60):
             while (await client.ref(Account, key="ben").state()).version < 3:  # noqa: ASYNC110 - as above
@@ -194,7 +194,7 @@ async def test_a_state_is_forgotten_also_without_the_script():
     async with bank() as guest:
         asked = {"actor": "account", "key": "ann", "version": "2"}
         assert "and its history" in await guest.submit("/entities/forget", **asked)
-        assert "forgot the state" in await guest.submit("/entities/forget", **asked, confirm="yes")
+        assert "Forgot the state" in await guest.submit("/entities/forget", **asked, confirm="yes")
         assert not (await guest.json("/entity", actor="account", key="ann"))["has_state"]
         await guest.do("/entities/forget", 404, actor="account", key="ann")
 

@@ -227,7 +227,7 @@ async def test_without_the_script_an_action_asks_on_a_page_of_its_own():
         assert '<input type="hidden" name="name" value="orders">' in asked
         assert not await guest.broker.pauses.list()
         done = await guest.submit("/pauses/pause", kind="source", name="orders", reason="stock", confirm="yes")
-        assert "paused source &#39;orders&#39;" in done
+        assert "Paused source &#39;orders&#39;" in done
         assert len(await guest.broker.pauses.list()) == 1
 
 
@@ -309,6 +309,42 @@ async def test_a_viewer_sees_no_payload_anywhere():
         # Not even by asking whether there is one.
         assert "see_payloads" in (await guest.json("/dead", 403, text="needle"))["error"]
         assert "<button" not in (await guest.page("/pauses")).partition("<main")[2].partition("</main>")[0]
+
+
+async def test_letters_of_several_sources_are_chosen_from_one_list():
+    async with visit() as guest:
+        orders = await bury(guest.broker, "orders", {"a": 1, "b": 2})
+        (letter,) = await bury(guest.broker, "letters", {"c": 3}, group="clerk")
+        page = await guest.page("/dead/letters")
+        chosen = [f"{orders[0].entry} orders", f"{letter.entry} letters"]
+        assert all(f'name="letter" value="{one}"' in page for one in chosen)
+        asked = await guest.do("/dead/drop", chosen="yes", letter=chosen, dry_run=True)
+        assert asked["question"] == "Drop 2 dead letters?"
+        done = await guest.do("/dead/drop", chosen="yes", letter=chosen)
+        assert done["how_many"] == 2
+        assert [one["message_id"] for one in (await guest.json("/dead/letters"))["letters"]] == ["b"]
+        assert "an entry and a source" in (await guest.do("/dead/drop", 400, letter="orders"))["error"]
+
+
+async def test_a_list_in_which_nothing_is_chosen_does_not_stand_for_all_of_it():
+    async with visit() as guest:
+        await bury(guest.broker, "orders", {"a": 1})
+        assert 'name="chosen" value="yes"' in await guest.page("/dead/letters?source=orders")
+        refused = await guest.do("/dead/drop", 400, chosen="yes", source="orders")
+        assert refused["error"] == "no letter is chosen: tick those that are meant"
+        assert len(await guest.broker.dead_letters.list("orders")) == 1
+
+
+async def test_a_pause_of_what_has_never_run_is_doubted_before_it_is_confirmed():
+    async with visit() as guest:
+        await enter(guest.broker, {"mailer": ["mails"]})
+        asked = await guest.do("/pauses/pause", kind="actor", name="mialer", dry_run=True)
+        assert asked["question"] == (
+            "Pause actor 'mialer'? No actor 'mialer' has run at this broker; did you mean 'mailer'?"
+        )
+        asked = await guest.do("/pauses/pause", kind="source", name="mails", dry_run=True)
+        assert asked["question"] == "Pause source 'mails'?"
+        assert (await guest.json("/pauses"))["sources"] == ["mails"]
 
 
 async def test_triggers_are_shown_run_and_paused():
@@ -616,7 +652,7 @@ async def test_a_broker_that_does_not_open_is_said_on_the_page(tmp_path: object)
     transport = httpx.ASGITransport(app=dashboard, client=("127.0.0.1", 1))
     async with dashboard.open(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.get("/sources")
-        assert (answer.status_code, "the broker cannot be reached" in answer.text) == (503, True)
+        assert (answer.status_code, "The broker cannot be reached" in answer.text) == (503, True)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.get("/api/sources")
         assert "this dashboard is not open" in answer.json()["error"]
@@ -637,7 +673,7 @@ def test_masking_goes_by_the_names_of_keys():
 def test_sentences_have_their_times_as_elements_and_are_escaped():
     told = rendering.told("<b> since 2026-01-31T12:00:00Z in 'worker:0123456789abcdef:source'")
     assert told == (
-        '&lt;b&gt; since <time datetime="2026-01-31T12:00:00Z">2026-01-31 12:00:00</time> in its own source'
+        '&lt;b&gt; since <time datetime="2026-01-31T12:00:00Z">2026-01-31 12:00:00 UTC</time> in its own source'
     )
 
 

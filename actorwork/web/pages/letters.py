@@ -141,17 +141,25 @@ async def _drop(letters: DeadLetters, source: str, names: Sequence[str]) -> int:
 def _planning(verb: str, done: str, act: _Act, *, is_grave: bool) -> Callable[[Sight, Form], Awaitable[Plan]]:
     async def plan(sight: Sight, form: Form) -> Plan:
         entries = form.texts("entry")
-        if entries:
-            source = form.needed("source")
-            found: list[Sequence[DeadLetter]] = [[await _find(sight, source, entry) for entry in entries[:MOST]]]
-            count, is_cut = len(found[0]), False
+        named = [(form.needed("source"), entry) for entry in entries] or [_named(one) for one in form.texts("letter")]
+        if named:
+            by_source: dict[str, list[DeadLetter]] = {}
+            for source, entry in named[:MOST]:
+                by_source.setdefault(source, []).append(await _find(sight, source, entry))
+            found: list[Sequence[DeadLetter]] = list(by_source.values())
+            count, is_cut = min(len(named), MOST), len(named) > MOST
+        elif form.flag("chosen"):
+            # A list in which none is ticked: its filters do not say that all are meant.
+            raise Refused("no letter is chosen: tick those that are meant")
         elif form.flag("all") or any(form.text(name) for name in _FILTERS):
             found, count, is_cut = await _search(sight, _selection(sight, form.text))
         else:
             raise Refused("choose which: source and entry, one of the filters, or all")
         chosen = {name: form.text(name) for name in _FILTERS if form.text(name)}
         which = ", ".join(f"{name} {value}" for name, value in chosen.items())
-        what = f"dead letters: {which or 'all'}" + (f", {' '.join(entries[:10])}" if entries else "")
+        if named:
+            which = ", ".join(f"{entry} of {source}" for source, entry in named[:10])
+        what = f"dead letters: {which or 'all'}"
         if not count:
             raise not_found(f"no dead letter is selected by {which or 'this'}")
 
@@ -178,6 +186,14 @@ def _planning(verb: str, done: str, act: _Act, *, is_grave: bool) -> Callable[[S
         )
 
     return plan
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Read the letter that a box of the list stands for: its entry, which has no space, and its source."""
+    entry, _, source = text.partition(" ")
+    if not entry or not source:
+        raise Refused(f"letter wants an entry and a source, with a space between, got {text[:300]!r}")
+    return source, entry
 
 
 def _many(count: int) -> str:

@@ -21,13 +21,12 @@ from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
 from actorwork.web.pages.letters import letter_in_json
 from actorwork.web.pages.overview import inspection_of
+from actorwork.web.pages.pausing import MOST_NAMES, shared_sources
 from actorwork.web.rendering import since
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
 MOST_DELAYED: Final = 3000
 MOST_LISTED: Final = 3000
-MOST_NAMES: Final = 500
-"""Actors and sources that a form suggests."""
 SEARCHED: Final = 2000
 """How many dead letters, and how many delayed messages, are searched for the id of a message."""
 
@@ -240,14 +239,8 @@ async def view_send(sight: Sight) -> dict[str, Any]:
         "source": sight.text("source"),
         "key": sight.text("key"),
         "actors": sorted(known)[:MOST_NAMES],
-        "sources": sorted({source for sources in known.values() for source in sources if not _is_own(source)})[
-            :MOST_NAMES
-        ],
+        "sources": shared_sources(known)[:MOST_NAMES],
     }
-
-
-def _is_own(source: str) -> bool:
-    return source.startswith("worker:") and source.endswith(":source")
 
 
 async def plan_send(sight: Sight, form: Form) -> Plan:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from actorwork.inspection.words import moment
 from actorwork.records import Pause, PauseKind
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
-from actorwork.state.known_actors import known_actors
+from actorwork.state.known_actors import Known, known_actors, unknown_actor, unknown_source
+from actorwork.web.rendering import sentence
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight
+
+MOST_NAMES: Final = 500
+"""Actors and sources that a form suggests."""
+
+
+def shared_sources(known: Known) -> list[str]:
+    """Return the sources of these actors, by name, without those of which each belongs to one actor."""
+    return sorted({source for several in known.values() for source in several if not _is_own(source)})
+
+
+def _is_own(source: str) -> bool:
+    return source.startswith("worker:") and source.endswith(":source")
 
 
 def pause_in_json(one: Pause) -> dict[str, Any]:
@@ -19,9 +32,11 @@ def pause_in_json(one: Pause) -> dict[str, Any]:
 async def view(sight: Sight) -> dict[str, Any]:
     """Show what is paused, oldest first."""
     found = await sight.broker.pauses.list()
+    known = await known_actors(sight.broker.values)
     return {
         "pauses": [pause_in_json(one) for one in found],
-        "actors": sorted(await known_actors(sight.broker.values))[:1000],
+        "actors": sorted(known)[:MOST_NAMES],
+        "sources": shared_sources(known)[:MOST_NAMES],
     }
 
 
@@ -45,7 +60,12 @@ async def plan_pause(sight: Sight, form: Form) -> Plan:
         found = await sight.broker.pauses.pause(kind, name, reason=form.text("reason"), by=sight.access.who)
         return Done(f"paused {found}")
 
-    return Plan(question=f"Pause {what}?", what=str(what), do=do, back="/pauses")
+    known = await known_actors(sight.broker.values)
+    unknown = {"actor": unknown_actor, "source": unknown_source, "triggers": unknown_actor}.get(kind)
+    problem = unknown(name, known) if unknown is not None and known else None
+    # What has not run yet may be paused, so that it does not begin; but a name may be mistyped as well.
+    doubt = "" if problem is None else f" {sentence(problem)}"
+    return Plan(question=f"Pause {what}?{doubt}", what=str(what), do=do, back="/pauses")
 
 
 async def plan_resume(sight: Sight, form: Form) -> Plan:

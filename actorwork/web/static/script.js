@@ -13,6 +13,7 @@
   const clock = new Intl.DateTimeFormat(undefined, {
     year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
   });
+  const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
   const today = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
   function localize(root) {
@@ -21,7 +22,7 @@
       const at = new Date(one.dateTime);
       if (Number.isNaN(at.getTime())) continue;
       one.textContent = (at.toDateString() === day ? today : clock).format(at);
-      one.title = one.dateTime;
+      one.title = `${full.format(at)} (${one.dateTime})`;
     }
   }
 
@@ -90,7 +91,6 @@
   function state(name, text) {
     live.dataset.state = name;
     live.textContent = text;
-    live.hidden = false;
   }
 
   function follow() {
@@ -127,7 +127,7 @@
 
   function say(text, isBad) {
     const line = document.createElement("p");
-    line.textContent = text;
+    line.textContent = text.charAt(0).toUpperCase() + text.slice(1);
     if (isBad) line.className = "bad";
     said.replaceChildren(line);
     clearTimeout(silence);
@@ -166,7 +166,7 @@
     event.preventDefault();
     const fields = {};
     for (const [name, value] of new FormData(form, event.submitter)) {
-      if (name === "entry") (fields[name] ??= []).push(value); else fields[name] = value;
+      if (name === "letter") (fields[name] ??= []).push(value); else fields[name] = value;
     }
     const path = new URL(event.submitter?.getAttribute("formaction") || form.getAttribute("action"), location.href)
       .pathname.slice(base.length);
@@ -176,7 +176,7 @@
       const reason = await confirmed(await post(path, { ...fields, dry_run: true }));
       if (reason === null) return;
       const facts = await post(path, { ...fields, reason });
-      say(facts.done.charAt(0).toUpperCase() + facts.done.slice(1), facts.problems.length > 0);
+      say(facts.done, facts.problems.length > 0);
       if (form.dataset.then) setTimeout(() => location.assign(base + form.dataset.then), 900);
       else { form.reset(); await again(); }
     } catch (error) {
@@ -218,6 +218,15 @@
     document.getElementById("find").focus();
   });
 
+  // In a narrow window the names of the pages are a row of which a part is seen: it is to be the part with this page.
+  const here = document.querySelector(".pages [aria-current]");
+  const row = here && here.closest(".pages");
+  if (row && row.scrollWidth > row.clientWidth) {
+    const [part, whole] = [here.getBoundingClientRect(), row.getBoundingClientRect()];
+    row.scrollLeft = part.left - whole.left - (whole.width - part.width) / 2;
+  }
+
+  document.getElementById("zone").textContent = clock.resolvedOptions().timeZone;
   localize(document);
   follow();
 })();
