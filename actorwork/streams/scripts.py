@@ -7,7 +7,8 @@ from its prefix: these keys are in the slot of the source, which is declared.
 
 from __future__ import annotations
 
-from functools import cache
+import hashlib
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -22,13 +23,40 @@ def part(name: str) -> str:
     return (_LUA / f"{name}.lua").read_bytes().decode()
 
 
-def _script(name: str, *parts: str) -> Script:
-    """Make a script of the text of its own, and of the parts that it needs.
+@cache
+def _digest(parts: tuple[str, ...]) -> hashlib._Hash:  # pyright: ignore[reportPrivateUsage] - it has no other name
+    """Return the unfinished digest of the parts that a script begins with: many begin with the same long ones."""
+    if not parts:
+        return hashlib.sha1(usedforsecurity=False)
+    digest = _digest(parts[:-1]).copy()
+    digest.update(f"{part(parts[-1])}\n".encode())
+    return digest
+
+
+class _PartedScript(Script):
+    """A script of the text of its own, and of the parts that it needs.
 
     Its own text is a function: a function has at most 200 local variables, and most of them are those of the parts. (It
-    refers to at most 60 of them.)
+    refers to at most 60 of them.) A start needs all digests, and the text only of what the server does not know.
     """
-    return Script(name, lambda: "\n".join((*map(part, parts), "return (function()", part(name), "end)()")))
+
+    def __init__(self, name: str, *parts: str) -> None:
+        super().__init__(name, lambda: "".join((*(f"{part(one)}\n" for one in parts), self._own)))
+        self._parts = parts
+
+    @property
+    def _own(self) -> str:
+        return f"return (function()\n{part(self.name)}\nend)()"
+
+    @cached_property
+    def sha(self) -> str:
+        digest = _digest(self._parts).copy()
+        digest.update(self._own.encode())
+        return digest.hexdigest()
+
+
+def _script(name: str, *parts: str) -> Script:
+    return _PartedScript(name, *parts)
 
 
 _ORDERING = ("clock", "ack", "rights", "away", "state", "order")
