@@ -33,7 +33,18 @@ from actorwork.web.access import Access, Local, Rule, access_of
 from actorwork.web.guarding import HEADERS, LARGEST_BODY, foreign_write, wrong_host
 from actorwork.web.masking import SECRETS, Masking
 from actorwork.web.opening import OpenedBroker
-from actorwork.web.pages import entities, flows, letters, messages, overview, pausing, records, schedules, spooled
+from actorwork.web.pages import (
+    entities,
+    flows,
+    letters,
+    messages,
+    overview,
+    pausing,
+    records,
+    schedules,
+    spooled,
+    trigger_changes,
+)
 from actorwork.web.rendering import renderer
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
 
@@ -46,7 +57,7 @@ BODY_WITHIN: Final = 10.0
 ANSWER_WITHIN: Final = 15.0
 """Seconds that a page or an action may take."""
 
-_ROOMS: Final = (overview, entities, letters, messages, flows, schedules, pausing, spooled, records)
+_ROOMS: Final = (overview, entities, letters, messages, flows, schedules, trigger_changes, pausing, spooled, records)
 PAGES: Final[Mapping[str, Page]] = {page.path: page for room in _ROOMS for page in room.PAGES}
 ACTIONS: Final[Mapping[str, Action]] = {
     action.path: action for room in _ROOMS for action in getattr(room, "ACTIONS", ())

@@ -167,7 +167,7 @@ def places(page: Any, shop: str) -> list[str]:
     return [
         *NAVIGATION, letter, node, node.replace("/node?", "/node/stacks?"), "/dead/letters", "/run?id=run-1",
         "/message?id=stuck", "/message?id=nothing", "/nowhere", "/entities?actor=cart", "/entity?actor=cart&key=ann",
-        "/entity?actor=cart&key=nobody", "/send?actor=till", "/source?name=orders",
+        "/entity?actor=cart&key=nobody", "/send?actor=till", "/source?name=orders", "/trigger?actor=till&title=count",
     ]  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def test_a_page_follows_what_happens_elsewhere(shop: str, chromium: Any):
         acting.goto(f"{shop}/sources")
         acting.locator("tr", has_text="orders").get_by_role("button", name="Pause orders").click()
         acting.locator("dialog input").fill("stocktaking")
-        acting.locator("dialog button.main").click()
+        acting.locator("dialog input").press("Enter")
         watching.get_by_text("stocktaking").wait_for()
         acting.locator("tr", has_text="orders").get_by_role("button", name="Resume orders").click()
         acting.locator("dialog button.main").click()

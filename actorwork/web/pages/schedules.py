@@ -1,16 +1,18 @@
-"""Triggers: when they fire next, run now, forget."""
+"""Triggers: all of them, one of them, when they fire next; run now, forget."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from actorwork.inspection.schedules import in_json, known_triggers
+from actorwork.inspection.schedules import Known, in_json, known_triggers
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
-from actorwork.records import TriggerRecord
-from actorwork.triggers.declared import find_trigger, message_now
-from actorwork.web.request import Action, Done, Form, Page, Plan, Sight, not_found
+from actorwork.state.known_actors import known_actors
+from actorwork.triggers.declared import message_now
+from actorwork.web.pages.pausing import MOST_NAMES
+from actorwork.web.pages.trigger_changes import details, fields, find, message_in_json, pretty_message
+from actorwork.web.request import Action, Done, Form, Page, Plan, Sight
 
 MOST = 2000
 """The most triggers that a page shows."""
@@ -21,26 +23,33 @@ async def view(sight: Sight) -> dict[str, Any]:
     records, pauses = await sight.broker.triggers.list(), await sight.broker.pauses.list()
     actor = sight.text("actor")
     chosen = [one for one in records if not actor or one.definition.actor == actor]
-    found: list[dict[str, Any]] = []
-    for one in known_triggers(chosen[:MOST], pauses):
-        facts = {"description": "", **in_json(one)}
-        facts["pause_name"] = trigger_name(facts["actor"], facts["title"])
-        if not sight.access.may("see_payloads"):
-            facts["message"] = None
-        found.append(facts)
-    return {"triggers": found, "total": len(chosen), "shown": len(found), "actor": actor}
+    found = [_facts(sight, one) for one in known_triggers(chosen[:MOST], pauses)]
+    known = sorted(await known_actors(sight.broker.values))[:MOST_NAMES]
+    return {"triggers": found, "total": len(chosen), "shown": len(found), "actor": actor, "actors": known}
 
 
-async def _find(sight: Sight, form: Form) -> TriggerRecord:
-    try:
-        return find_trigger(await sight.broker.triggers.list(), form.needed("actor"), form.needed("title"))
-    except LookupError as error:
-        raise not_found(str(error)) from None
+async def view_one(sight: Sight) -> dict[str, Any]:
+    """Show one trigger in full, with the fields of a form that changes it."""
+    record = await find(sight, sight.needed("actor"), sight.needed("title"))
+    (one,) = known_triggers([record], await sight.broker.pauses.list())
+    facts = _facts(sight, one)
+    return {**facts, "fields": fields(record), "message_text": pretty_message(facts["message"])}
+
+
+def _facts(sight: Sight, one: Known) -> dict[str, Any]:
+    record = one.record
+    facts = in_json(one) | details(record)
+    facts["pause_name"] = trigger_name(facts["actor"], facts["title"])
+    facts["is_declared"], facts["is_put"], facts["is_on"] = record.is_declared, record.is_put, record.is_on
+    facts["message"] = message_in_json(sight, record.definition.data)
+    if "code" in facts:
+        facts["code"]["message"] = message_in_json(sight, record.stored.data)
+    return facts
 
 
 async def plan_run(sight: Sight, form: Form) -> Plan:
     """Plan to send the message of a trigger now, whatever its schedule says."""
-    record = await _find(sight, form)
+    record = await find(sight, form.needed("actor"), form.needed("title"))
     definition = record.definition
 
     async def do() -> Done:
@@ -58,7 +67,7 @@ async def plan_run(sight: Sight, form: Form) -> Plan:
 
 async def plan_forget(sight: Sight, form: Form) -> Plan:
     """Plan to delete a trigger from the broker; a node that declares it registers it again."""
-    definition = (await _find(sight, form)).definition
+    definition = (await find(sight, form.needed("actor"), form.needed("title"))).definition
 
     async def do() -> Done:
         await sight.broker.triggers.forget(definition.source, definition.id)
@@ -74,7 +83,10 @@ async def plan_forget(sight: Sight, form: Form) -> Plan:
     )
 
 
-PAGES = (Page("/triggers", "Triggers", "triggers.html", view),)
+PAGES = (
+    Page("/triggers", "Triggers", "triggers.html", view),
+    Page("/trigger", "Trigger", "trigger.html", view_one, is_live=False),
+)
 ACTIONS = (
     Action("/triggers/run", "run trigger", "run_trigger", plan_run),
     Action("/triggers/forget", "forget trigger", "drop", plan_forget),

@@ -145,6 +145,10 @@
     return facts;
   }
 
+  // No button of the form, whose first one the Enter key takes: a reason and Enter would cancel.
+  const no = ask.querySelector("button[type=button]");
+  no.addEventListener("click", () => ask.close("no"));
+
   function confirmed(facts) {
     return new Promise((resolve) => {
       ask.querySelector("h2").textContent = facts.question;
@@ -155,7 +159,7 @@
       yes.classList.toggle("grave", facts.is_grave);
       ask.returnValue = "";
       ask.showModal();
-      (facts.is_grave ? ask.querySelector("button[value=no]") : yes).focus();
+      (facts.is_grave ? no : yes).focus();
       ask.addEventListener("close", () => resolve(ask.returnValue === "yes" ? reason.value : null), { once: true });
     });
   }
