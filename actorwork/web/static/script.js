@@ -187,6 +187,8 @@
       say(error.message, true);
     } finally {
       if (button) button.disabled = false;
+      // A button that was off has lost the focus, and one that has gone takes it along: the next Tab goes on from here.
+      if (document.activeElement === document.body) (button?.isConnected ? button : main).focus();
     }
   });
 
