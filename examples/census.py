@@ -6,6 +6,7 @@ bar follows them. The report lists the largest modules; `wc -l` confirms its num
     python examples/census.py                                     on the embedded broker, in a temporary file
     python examples/census.py --broker redis://localhost:6379/0   the same on Redis
     python examples/census.py --processes 4                       parses in four processes, on four cores
+    python examples/census.py --package asyncio                   counts one package of the library
 
 Run one census at a time on one broker: two would share their parsers and clerks. Delivery is at least once, so the
 clerk keeps one count for each path: a file that is counted twice counts once. Every run has its own name, so the
@@ -121,19 +122,19 @@ class Clerk(Actor):
         return list(self.books.get(message.census, {}).values())
 
 
-def source_files() -> Iterator[str]:
-    """Yield the library's source files, without installed packages."""
-    for path in sorted(STDLIB.rglob("*.py")):
+def source_files(package: str) -> Iterator[str]:
+    """Yield the source files of the library, or of one of its packages; without what is installed."""
+    for path in sorted((STDLIB / package).rglob("*.py")):
         relative = path.relative_to(STDLIB)
         if relative.parts[0] not in {"site-packages", "dist-packages"}:
             yield relative.as_posix()
 
 
-async def take_census(broker: str, processes: int, console: Console) -> None:
+async def take_census(broker: str, processes: int, package: str, console: Console) -> None:
     parsers = Process([Parser], name="parsers", replicas=processes) if processes else Parser
     async with open_system([Clerk, parsers], broker=broker) as system, open_client(system.broker) as client:
         clerk = system.ref(Clerk)
-        census, files, began = secrets.token_hex(4), list(source_files()), time.perf_counter()
+        census, files, began = secrets.token_hex(4), list(source_files(package)), time.perf_counter()
         with progress_bar(console) as bar:
             counting = bar.add_task("counting", total=len(files))
             await client.ref(Parser).tell_many([Parse(census, path) for path in files])
@@ -180,12 +181,15 @@ def main() -> None:
     options.add_argument(
         "--processes", type=int, default=0, help="how many child processes parse (default: this process does)"
     )
+    options.add_argument("--package", default="", help="such as asyncio; default: all of the library")
     given = options.parse_args()
+    if not next(source_files(given.package), None):
+        options.error(f"--package wants a package of the standard library, such as asyncio; got {given.package!r}")
     if given.broker is not None:
-        trio.run(take_census, given.broker, given.processes, Console())
+        trio.run(take_census, given.broker, given.processes, given.package, Console())
         return
     with tempfile.TemporaryDirectory() as directory:
-        trio.run(take_census, f"sqlite:///{directory}/census.sqlite3", given.processes, Console())
+        trio.run(take_census, f"sqlite:///{directory}/census.sqlite3", given.processes, given.package, Console())
 
 
 if __name__ == "__main__":

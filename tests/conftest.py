@@ -152,7 +152,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 _MINUTES: Final = frozenset(
     (
         "test_a_minute_of_silence_under_a_stream_of_messages",
-        "test_an_example_runs_on_a_cluster_by_its_url_alone[census]",
+        "test_a_chord_of_thousands_of_members_starts_in_few_round_trips_and_no_script_grows_with_it[10000]",
         "test_an_idle_node_is_alive_and_handles_the_next_message_at_once[a minute]",
         "test_mypy_refuses_what_has_to_be_refused",
     )
