@@ -70,11 +70,15 @@ class BrokerBack(BaseEvent):
 
 @attrs.frozen(eq=False, repr=False)
 class BrokerTrouble(BaseEvent):
-    """An operation at the broker failed; `next` says whether it is tried again."""
+    """An operation at the broker failed; `next` says whether it is tried again.
+
+    `is_cut` says that a connection of its own was lost, beside the one that `BrokerLost` is about.
+    """
 
     doing: str
     error: str
     next: str
+    is_cut: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)

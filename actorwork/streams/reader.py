@@ -148,7 +148,7 @@ class Reader:
                     await self._read_shared_for(_MOVING_FOR)
             except (ConnectionError, TimeoutError, OSError) as error:
                 self._sources.must_recover = True
-                self._trouble(error, "again on the next connection, beginning with what is pending")
+                self._trouble(error, "again on the next connection, beginning with what is pending", is_cut=True)
                 await trio.sleep(0.02)
             except BrokerError as error:
                 # Credentials or rights were refused. They were valid at the start, so they may be again.
@@ -364,9 +364,9 @@ class Reader:
             await trio.sleep(1)
             return True
 
-    def _trouble(self, error: Exception, next_step: str) -> None:
-        sources = self._sources
-        self._sources.emit(BrokerTrouble(f"reading {', '.join(sources.names[:3])}", str(error), next_step))
+    def _trouble(self, error: Exception, next_step: str, *, is_cut: bool = False) -> None:
+        doing = f"reading {', '.join(self._sources.names[:3])}"
+        self._sources.emit(BrokerTrouble(doing, str(error), next_step, is_cut))
 
 
 class _HasMoved(Exception):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import trio
 import trio.testing
 
@@ -35,6 +36,7 @@ from actorwork.policy.restart import Intensity
 from actorwork.telemetry.metrics import Registry
 from actorwork.telemetry.metrics.table import TABLE
 from actorwork.testing import open_test_system
+from tests.patience import PATIENCE
 
 BY_EVENTS = {
     "actorwork_broker_disruptions_total",
@@ -203,6 +205,32 @@ async def test_a_broker_is_measured(url: str):
         assert info["server_version"][0].isdigit()
         (margin,) = [one.value for one in readings if one.name == "actorwork_lease_margin_seconds"]
         assert 0 <= margin <= 3
+
+
+async def test_a_connection_that_is_cut_and_back_at_once_is_a_disruption(redis_url: str):
+    async with open_system(Quiet, broker=redis_url, metrics=True) as system:
+        assert disruptions(system) == 0, "seen before anything has happened"
+        with redis.Redis.from_url(redis_url) as admin:  # pyright: ignore[reportUnknownMemberType]
+            for name in ("actorwork-reader", "actorwork"):
+                before = disruptions(system)
+                with trio.fail_after(PATIENCE):
+                    # Again and again: what is cut within a second of the one before is the same disruption.
+                    while disruptions(system) == before:
+                        cut(admin, name)
+                        await trio.sleep(0.2)
+
+
+def cut(admin: "redis.Redis", name: str) -> None:
+    clients: Any = admin.client_list()  # pyright: ignore[reportUnknownMemberType]
+    for one in clients:
+        if one["name"] == name:
+            admin.client_kill_filter(_id=one["id"])  # pyright: ignore[reportUnknownMemberType]
+
+
+def disruptions(system: System) -> float:
+    assert system.metrics is not None
+    (found,) = [one.value for one in system.metrics.read() if one.name == "actorwork_broker_disruptions_total"]
+    return found
 
 
 async def test_a_spool_is_measured_while_its_client_is_open(tmp_path: Path):

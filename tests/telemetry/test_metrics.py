@@ -211,6 +211,7 @@ def test_a_timeout_is_counted(counted: Counted):
 
 PAUSE = Pause("actor", "greeter")
 LOST = ProcessLost("gone", pid=7, code=-9)
+CUT = events.BrokerTrouble("reading orders", "closed", "again", is_cut=True)
 EVENTS: list[tuple[list[events.Event], str, dict[tuple[str, ...], float]]] = [
     ([events.Released("s", "ac70", 3)], "actorwork_deliveries_total", {("greeter", "handed_back"): 3}),
     ([events.Fenced(delivery(), "ac70", Ack())], "actorwork_fenced_total", {("greeter",): 1}),
@@ -250,7 +251,7 @@ EVENTS: list[tuple[list[events.Event], str, dict[tuple[str, ...], float]]] = [
     ([events.ProcessReplaced("w", 7, 8, "", "memory")], "actorwork_process_exits_total", {("w", "memory"): 1}),
     ([events.LoopStalled(2.0, "", lasts=False)], "actorwork_loop_stalled_seconds_total", {(): 2}),
     ([events.LoopStalled(2.0, "", lasts=False)], "actorwork_loop_stalls_total", {(): 1}),
-    ([events.LoopStalled(2.0, "", lasts=True)], "actorwork_loop_stalls_total", {}),
+    ([events.LoopStalled(2.0, "", lasts=True)], "actorwork_loop_stalls_total", {(): 0}),
     ([events.LeaseLost("a", "b", "")], "actorwork_leases_lost_total", {(): 1}),
     ([events.BrokerBack("")], "actorwork_broker_up", {(): 1}),
     ([events.BrokerBack(""), events.BrokerLost("", 1.0)], "actorwork_broker_up", {(): 0}),
@@ -258,6 +259,27 @@ EVENTS: list[tuple[list[events.Event], str, dict[tuple[str, ...], float]]] = [
         [events.NodeStarted("a", "", ()), events.BrokerLost("", 1.0), events.BrokerLost("", 2.0)],
         "actorwork_broker_disruptions_total",
         {(): 1},
+    ),
+    (
+        [events.NodeStarted("a", "", ()), *2 * [events.BrokerLost("", 1.0), events.BrokerBack("")]],
+        "actorwork_broker_disruptions_total",
+        {(): 2},
+    ),
+    ([events.NodeStarted("a", "", ()), CUT, CUT], "actorwork_broker_disruptions_total", {(): 1}),
+    (
+        [events.NodeStarted("a", "", ()), CUT, events.BrokerLost("", 1.0), events.BrokerBack("")],
+        "actorwork_broker_disruptions_total",
+        {(): 1},
+    ),
+    (
+        [events.NodeStarted("a", "", ()), events.BrokerLost("", 1.0), CUT, events.BrokerBack(""), CUT],
+        "actorwork_broker_disruptions_total",
+        {(): 1},
+    ),
+    (
+        [events.NodeStarted("a", "", ()), events.BrokerTrouble("reading orders", "no", "again")],
+        "actorwork_broker_disruptions_total",
+        {(): 0},
     ),
     (
         [events.TriggerFired("ac70", "greeter", "t", "nightly", (900_000, 980_000, 999_000), 2)],

@@ -12,6 +12,7 @@ extended in one step.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -41,6 +42,15 @@ _DURATION: Final = "actorwork_process_duration_seconds"
 _RELEASED: Final = "released"
 _STATES: Final = {"closed": 0, "half open": 1, "open": 2}
 _TIMEOUT: Final = "ExecutionTimeout"
+_AT_ONCE: Final = 1.0
+"""Connections that are lost within that time, in seconds, are lost by one disruption."""
+_SEEN_AT_ZERO: Final = (
+    "actorwork_broker_disruptions_total",
+    "actorwork_leases_lost_total",
+    "actorwork_loop_stalled_seconds_total",
+    "actorwork_loop_stalls_total",
+)
+"""Counters without labels are there from the start: a counter that begins at 1 has not increased for Prometheus."""
 TOGETHER: Final = 100
 """Ends of deliveries that are counted together."""
 _EACH: Final = 3
@@ -138,6 +148,10 @@ class MetricsSink:
         """The lists of these, which are needed for every message."""
         self._titles: dict[str, str] = {}
         self._is_up = False
+        self._lost_at = self._cut_at = -math.inf
+        """When the connection to the broker was lost last, and one of those that read, by `clock`."""
+        for name in _SEEN_AT_ZERO:
+            registry.family(name).add((), 0)
         self._processes: set[str] = set()
         self._hung: set[str] = set()
         """The processes that are being killed, since they have hung."""
@@ -145,6 +159,7 @@ class MetricsSink:
             events.ActorStarted: self._actor_started,
             events.BrokerBack: self._connected,
             events.BrokerLost: self._disconnected,
+            events.BrokerTrouble: self._troubled,
             events.ChildExited: self._exited,
             events.ChildRestarting: self._restarting,
             events.CircuitChanged: self._circuit,
@@ -363,10 +378,17 @@ class MetricsSink:
 
     def _disconnected(self, event: events.BrokerLost) -> None:
         # The event comes again with each attempt to connect.
-        if self._is_up:
+        self._lost_at = self.clock()
+        if self._is_up and self._lost_at - self._cut_at >= _AT_ONCE:
             self.registry.family("actorwork_broker_disruptions_total").add(())
         self._is_up = False
         self.registry.family("actorwork_broker_up").set((), 0)
+
+    def _troubled(self, event: events.BrokerTrouble) -> None:
+        # What cuts several connections of a node is one disruption, and each of them is noticed by itself.
+        if event.is_cut and self._is_up and self.clock() - max(self._lost_at, self._cut_at) >= _AT_ONCE:
+            self._cut_at = self.clock()
+            self.registry.family("actorwork_broker_disruptions_total").add(())
 
     # ---- triggers, limits, pauses ----
 

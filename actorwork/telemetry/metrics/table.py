@@ -208,7 +208,9 @@ TABLE: Final[tuple[Metric, ...]] = (
     ),
     _counter("actorwork_leases_lost_total", (), "Leases lost"),
     _gauge("actorwork_broker_up", (), "1 while the broker is connected"),
-    _counter("actorwork_broker_disruptions_total", (), "Times that the connection to the broker was lost"),
+    _counter(
+        "actorwork_broker_disruptions_total", (), "Times that a connection to the broker was cut, however briefly"
+    ),
     _counter("actorwork_broker_commands_total", ("command",), "Commands to the broker, blocking reads left out"),
     Metric(
         "actorwork_broker_command_duration_seconds",
