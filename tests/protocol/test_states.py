@@ -345,10 +345,7 @@ MUTANTS = {
         "  if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif problem",
     ),
     "an ack of a key that keeps it": ("holds(id, has_key and key,", "holds(id, false,"),
-    "a state that is committed twice": (
-        "redis.call('HSET', state, unpack(fields))",
-        "fields[2] = before + 2 redis.call('HSET', state, unpack(fields))",
-    ),
+    "a state that is committed twice": ("whole(before + 1)", "whole(before + 2)"),
     "a run entry read by another node": (
         "'XREADGROUP', 'GROUP', group, consumer,",
         "'XREADGROUP', 'GROUP', group, 'another',",

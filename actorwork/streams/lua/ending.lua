@@ -24,13 +24,7 @@ local function read_ahead(count)
   local found = reply and reply[1] and reply[1][2] or {}
   for _, entry in ipairs(found) do
     local named = by_name(entry[2])
-    entry[3] = '?'
-    if named['data'] and named['key'] then
-      local stamp = redis.pcall('HGET', prefix .. 'entity:' .. group .. ':' .. named['key'], 'n')
-      if type(stamp) ~= 'table' then
-        entry[3] = stamp or ''
-      end
-    end
+    entry[3] = named['data'] and named['key'] and entities.stamp(prefix, group, named['key']) or '?'
   end
   return found
 end
