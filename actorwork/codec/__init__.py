@@ -23,7 +23,16 @@ JSON only, never pickle: any client that reaches the broker may have written the
 from actorwork.codec.kinds import field_types, is_message_class, is_model, is_record, wire_name
 from actorwork.codec.payloads import KeywordDecoder, MessageDecoder, Parameter, Payload, fields_as_json
 from actorwork.codec.text import dumps, loads
-from actorwork.codec.values import check_type, decode_value, encode, encode_as, encode_result, encode_value, structure
+from actorwork.codec.values import (
+    check_type,
+    decode_value,
+    encode,
+    encode_as,
+    encode_result,
+    encode_value,
+    encoder_of,
+    structure,
+)
 
 __all__ = [
     "KeywordDecoder",
@@ -37,6 +46,7 @@ __all__ = [
     "encode_as",
     "encode_result",
     "encode_value",
+    "encoder_of",
     "field_types",
     "fields_as_json",
     "is_message_class",

@@ -249,6 +249,21 @@ def unstructure(value: object, annotation: Any = None) -> Json:
         raise CodecError(f"cannot be written as JSON: {error}; got {shown(value)}") from error
 
 
+def unstructure_hook_of(annotation: Any) -> Callable[[Any], Json]:
+    """Return what `unstructure` is for one type."""
+    if annotation is None:
+        return unstructure
+    hook = cast("Callable[[Any], Json]", _converter.get_unstructure_hook(annotation))
+
+    def to_json(value: object) -> Json:
+        try:
+            return hook(value)
+        except Exception as error:
+            raise CodecError(f"cannot be written as JSON: {error}; got {shown(value)}") from error
+
+    return to_json
+
+
 def hook_of(annotation: Any) -> Callable[[Any, Any], Any]:
     """Return the function that makes a value of that type from a JSON value and the type; cattrs raises what it may."""
     return _converter.get_structure_hook(annotation)

@@ -55,6 +55,14 @@ def encode_as(value: object, annotation: Any) -> bytes:
     return dumps(_unstructure()(value, annotation))
 
 
+def encoder_of(annotation: Any) -> Callable[[Any], bytes]:
+    """Return what `encode_as` is for one type; how that is written is looked up once."""
+    from actorwork.codec.conversion import unstructure_hook_of
+
+    to_json = unstructure_hook_of(annotation)
+    return lambda value: dumps(to_json(value))
+
+
 def encode(message: object) -> tuple[bytes, str | None]:
     """Return a message's JSON and the wire name of its type (None for a JSON value); raise `CodecError`."""
     cls = type(message)

@@ -121,10 +121,52 @@ async def test_a_state_that_has_waited_for_long_is_loaded_again(mock_clock: trio
     async with open_ahead(loader) as states:
         states.load([one, two])
         await trio.sleep(ahead.FRESH)
-        loader.data = {"a": b"1"}
+        loader.data = {"a": b"1", "b": b"2"}
         assert data_of(await states.take(one, "", trio.current_time())) == b"1"
+        loader.data["b"] = b"3"
+        await trio.sleep(ahead.FRESH)
         states.load([three, four])
-        assert len(states) == 2, "those of the first read are dropped"
+        assert len(states) == 2, "those of the first read are held no longer"
+        assert data_of(await states.take(two, "", trio.current_time())) == b"3"
+
+
+async def test_states_that_have_waited_for_long_are_loaded_together(mock_clock: trio.testing.MockClock):
+    """A node that is slow must not ask for each state alone, or it gets slower."""
+    loader = Loader()
+    some = deliveries(*(f"k{number}" for number in range(3 * ahead.TOGETHER)))
+    async with open_ahead(loader) as states:
+        states.load(some)
+        await trio.sleep(ahead.FRESH)
+        for delivery in some:
+            loader.data[delivery.key or ""] = b"1"
+        for delivery in some:
+            assert data_of(await states.take(delivery, "", trio.current_time())) == b"1"
+    assert [len(asked) for asked in loader.asked] == [len(some), ahead.TOGETHER, ahead.TOGETHER, ahead.TOGETHER]
+    assert len(states) == 0
+
+
+async def test_states_are_forgotten_whose_deliveries_seem_never_to_begin(mock_clock: trio.testing.MockClock):
+    loader = Loader()
+    gone, begins = deliveries("a", "b")
+    async with open_ahead(loader) as states:
+        states.load([gone, begins])
+        await trio.sleep(ahead.FRESH + ahead.GONE)
+        await states.take(begins, "", trio.current_time())
+    assert loader.asked == [["a", "b"], ["b"]]
+
+
+async def test_states_that_memory_has_no_room_for_are_loaded_together_later(monkeypatch: pytest.MonkeyPatch):
+    loader = Loader()
+    keys = [f"k{number}" for number in range(30)]
+    loader.data = dict.fromkeys(keys, b"1")
+    monkeypatch.setattr(ahead, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(ahead, "FIRST_GUESS", 100_000.0)
+    async with open_ahead(loader) as states:
+        some = deliveries(*keys)
+        states.load(some)
+        for delivery in some:
+            assert data_of(await states.take(delivery, "", trio.current_time())) == b"1"
+    assert [len(asked) for asked in loader.asked] == [10, 19, 1]
 
 
 async def test_no_more_is_loaded_ahead_than_a_bounded_memory_holds(monkeypatch: pytest.MonkeyPatch):

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 64
 """How many activations are passivated at once when the actor ends."""
-BURST: Final = 64
+BURST: Final = 128
 """How many messages are handled before other tasks have a turn."""
 _RESUMED: Final = 4
 """How many of those that waited for that go on then, each of which lets another one go on."""
@@ -164,13 +164,17 @@ class EntityHost:
         turns.taken += 1
         if turns.taken > BURST:
             await turns.give_way()
-        activation = await self._activated(current, trio.current_time())
+        now = trio.current_time()
+        activation = self._warm(current.delivery, now)
         if activation is None:
-            return None
+            activation = await self._activated(current, now)
+            if activation is None:
+                return None
+            now = trio.current_time()
         # What it has waited for the state is no part of the handler's time: after that the mailbox decides how much is
         # read ahead, and with less of it the waits would only grow.
         worker: Any = working.get()
-        worker.began = now = trio.current_time()
+        worker.began = now
         self._counts.hot.note(activation.key, now)
         activation.current = current
         try:
@@ -196,7 +200,7 @@ class EntityHost:
             return None
         if change is not None:
             self._note_size(activation, change)
-            activation.committed(change, self._now())
+            activation.committed(change, self._store().now())
             current.change = change
             self._counts.committed()
         self._keep(activation)
@@ -258,7 +262,7 @@ class EntityHost:
             raise _conflict(activation)
         if change is not None:
             self._note_size(activation, change)
-            activation.committed(change, self._now())
+            activation.committed(change, store.now())
             self._counts.committed()
         if current.outgoing is not None:
             current.outgoing.close()
@@ -274,6 +278,21 @@ class EntityHost:
             raise
 
     # ---- activations ----
+
+    def _warm(self, delivery: Delivery, now: float) -> Activation | None:
+        """Return the activation for a delivery if it was found to be of the committed state, as most were."""
+        key = delivery.key
+        if key is None or self._ahead is None:
+            return None
+        warm = self._active.get(key)
+        if warm is None or not self._ahead.confirms(key, delivery, warm.stamp, now):
+            return None
+        warm.confirm()
+        mark = mark_of(delivery.id)
+        _refuse_again(delivery, warm.marks, mark)
+        del self._active[key]
+        warm.mark = mark
+        return warm
 
     async def _activated(self, current: InFlight, now: float) -> Activation | None:
         """Return the activation for a delivery; None if its state cannot be used here: it is handed back then."""
@@ -340,11 +359,6 @@ class EntityHost:
         """Return the stamp of the state that is known of a key, "" for none."""
         warm = self._active.get(key)
         return "" if warm is None else warm.stamp
-
-    def _now(self) -> float:
-        """Return the broker's clock."""
-        store = self._actor.consumer
-        return 0.0 if store is None else store.now()
 
     def _store(self) -> StateStore:
         store: StateStore | None = self._actor.consumer

@@ -17,7 +17,17 @@ from typing import Any, Final, TypeAlias, TypeVar, cast, get_args, get_origin
 import attrs
 
 from actorwork.actors.entities.unknown import Rest, join, split
-from actorwork.codec import check_type, dumps, encode_as, field_types, is_message_class, is_record, loads, structure
+from actorwork.codec import (
+    check_type,
+    dumps,
+    encode_as,
+    encoder_of,
+    field_types,
+    is_message_class,
+    is_record,
+    loads,
+    structure,
+)
 from actorwork.errors import CodecError, Fail, SettingsError
 from actorwork.message import Json
 
@@ -80,6 +90,10 @@ def _version_of(schema: StateSchema) -> int:
     return max(schema.migrations, default=0) + 1
 
 
+def _encoder_of(schema: StateSchema) -> Callable[[Any], bytes]:
+    return encoder_of(schema.type)
+
+
 @attrs.frozen(eq=False)
 class StateSchema:
     """How one type of states is read and written."""
@@ -89,6 +103,7 @@ class StateSchema:
     """The most bytes that the JSON of a state may have."""
     migrations: Mapping[int, Migration] = attrs.field(factory=dict[int, Migration])
     version: int = attrs.field(init=False, default=attrs.Factory(_version_of, takes_self=True))
+    _encode: Callable[[Any], bytes] = attrs.field(init=False, default=attrs.Factory(_encoder_of, takes_self=True))
 
     @classmethod
     def of(cls, state: Any, where: str, limit: int) -> StateSchema:
@@ -140,7 +155,7 @@ class StateSchema:
     def write(self, value: Any, unknown: Rest | None = None) -> bytes:
         """Return the JSON of a state; raises `Fail` for one that is too large or cannot be written."""
         try:
-            data = encode_as(value, self.type)
+            data = self._encode(value)
             if unknown is not None:
                 data = dumps(join(loads(data), unknown))
         except CodecError as error:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Union, cast, get_args, get_origin, overload
 
@@ -213,8 +213,9 @@ def _on_activation(function: Callable[..., Any], *, is_async: bool) -> Callable[
     """Return a handler that runs another one on the activation of the key; it is called on what hosts these."""
 
     @functools.wraps(function)
-    async def activated(self: Any, /, *args: object, **kwargs: object) -> object:
-        return await self.handle(function, args, kwargs, is_async=is_async)
+    def activated(self: Any, /, *args: object, **kwargs: object) -> Awaitable[object]:
+        handled: Awaitable[object] = self.handle(function, args, kwargs, is_async=is_async)
+        return handled
 
     return activated
 
