@@ -14,12 +14,13 @@ from typing import Any, Final
 from actorwork.abc import EventSink, Finding
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
-from actorwork.streams import keys, scripts
+from actorwork.streams import keys
 from actorwork.streams.formats import older_among
+from actorwork.streams.script_limits import examine_scripts, settings_are_elsewhere
 from actorwork.streams.shards import layouts_now
 from actorwork.streams.transport.address import Address
-from actorwork.streams.transport.commands import Commands, Script
-from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
+from actorwork.streams.transport.commands import Commands
+from actorwork.streams.transport.redis_py import NoPermissionError, RedisError
 
 OLDEST: Final = (6, 2)
 _SKEW: Final = 1.0
@@ -86,7 +87,6 @@ NEEDED: Final = (
     ("PUBLISH", "replies"),
     ("SUBSCRIBE", "replies"),
     ("EVALSHA", "everything"),
-    ("SCRIPT", "everything"),
     ("SCAN", "listing dead letters, telling of lost messages"),
     ("CLIENT", "stopping at once"),
 )
@@ -161,7 +161,6 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "PUBSUB": ("NUMPAT",),
     "SUBSCRIBE": ("{channel}",),
     "EVALSHA": ("0" * 40, "0"),
-    "SCRIPT": ("EXISTS", "0" * 40),
     "SCAN": ("0",),
     "CLIENT": ("UNBLOCK", "0"),
     "MULTI": (),
@@ -180,10 +179,10 @@ async def look(client: Commands, address: Address) -> Sequence[Finding]:
     each = await facts_of_each(client)
     facts = each[0]
     findings += _of_each(each, address)
-    findings += await _managed(client)
+    findings += await settings_are_elsewhere(client)
     findings.append(await _clock(client))
     findings += await _permissions(client, facts)
-    findings.append(await _script_runs(client))
+    findings += await examine_scripts(client, each, is_cluster=address.cluster is not None)
     findings += await _foreign_groups(client)
     findings += await _entities(client, facts)
     findings += await _older_nodes(client)
@@ -310,19 +309,6 @@ def _version(facts: Mapping[str, str], version: str) -> Finding:
     return Finding("version", "ok", f"{facts.get('server_name', 'redis').capitalize()} {version}")
 
 
-async def _managed(client: Commands) -> Sequence[Finding]:
-    """Say where settings are made, if not by CONFIG: at services that run the server for others."""
-    try:
-        await client.call("CONFIG", "GET", "maxmemory-policy", idempotent=True)
-    except NoPermissionError:
-        return ()  # A user of few rights, as in our own deployment: the administrator has them.
-    except RedisError as error:
-        text = f"CONFIG is not there ({error}): this seems to be a managed service"
-        advice = "make the settings that are named here in its console or parameter group, not by CONFIG SET"
-        return [Finding("managed", "ok", f"{text}; {advice}")]
-    return ()
-
-
 def version_of(text: str) -> tuple[int, ...] | None:
     parts = text.split(".")[:3]
     return tuple(map(int, parts)) if len(parts) > 1 and all(part.isdecimal() for part in parts) else None
@@ -371,8 +357,8 @@ async def _permissions(client: Commands, facts: Mapping[str, str] | RedisError) 
     if missing is None:
         if not isinstance(facts, RedisError) and (version_of(facts.get("redis_version", "")) or OLDEST) < OLDEST:
             return ()
-        # SUBSCRIBE would answer with a push, SCRIPT and EVALSHA are tried by running a script.
-        untried = {"SUBSCRIBE", "SCRIPT", "EVALSHA"}
+        # SUBSCRIBE would answer with a push, EVALSHA is tried by running a script.
+        untried = {"SUBSCRIBE", "EVALSHA"}
         tried = {name: call for name, call in calls.items() if name not in untried}
         replies = await client.call_many([*tried.values(), ["DEL", key]], idempotent=True)
         missing = {name for name, reply in zip(tried, replies, strict=False) if _is_refusal(reply)}
@@ -510,12 +496,3 @@ async def _older_nodes(client: Commands) -> Sequence[Finding]:
         )
         return [Finding("nodes", "error", text, "end them now: they know nothing of shards")]
     return [Finding("nodes", "warning", text, "end them, to complete the upgrade: some work waits until then")]
-
-
-async def _script_runs(client: Commands) -> Finding:
-    try:
-        await client.run_script(Script("doctor", "return 1"), (), (), idempotent=True)
-    except ResponseError as error:
-        advice = "allow EVALSHA and SCRIPT LOAD: settlements are scripts"
-        return Finding("scripts", "error", f"scripts do not run ({error})", advice)
-    return Finding("scripts", "ok", f"{len(scripts.ALL)} scripts can be run")

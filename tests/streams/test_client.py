@@ -101,13 +101,20 @@ async def test_an_error_inside_a_script_is_raised(redis_url: str):
             await client.run_script(broken, [], [])
 
 
-async def test_a_script_that_cannot_be_loaded_does_not_loop():
+async def test_a_script_that_may_not_be_loaded_is_sent_whole():
     with open_redis_server(users=["ann on nopass ~* &* +@all -script"]) as server:
         async with open_client(server.url.replace("unix://", "unix://ann:x@"), scripts=[ADD]) as client:
-            with pytest.raises(ResponseError, match="script"):
-                await client.run_script(ADD, ["sum"], [1])
             with pytest.raises(NoScriptError):
                 await client.call("EVALSHA", ADD.sha, 1, "sum", 1)
+            assert await client.run_script(ADD, ["sum"], [1]) == 1
+            assert await client.run_script(ADD, ["sum"], [1]) == 2
+
+
+async def test_a_script_that_may_neither_be_loaded_nor_sent_whole_does_not_loop():
+    with open_redis_server(users=["ann on nopass ~* &* +@all -script -eval"]) as server:
+        async with open_client(server.url.replace("unix://", "unix://ann:x@"), scripts=[ADD]) as client:
+            with pytest.raises(ResponseError, match="eval"):
+                await client.run_script(ADD, ["sum"], [1])
 
 
 # ------------------------------------------------------------------------------------------------- lost, and back again

@@ -13,8 +13,10 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 from actorwork.streams.transport.redis_py import (
     ConnectionError,  # noqa: A004
+    NoPermissionError,
     NoScriptError,
     RedisError,
+    ResponseError,
 )
 
 Link: TypeAlias = tuple[object, int]
@@ -180,13 +182,18 @@ class CommonCommands(ABC):
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
     ) -> Any:
-        """Run a script by its digest. If the server does not know it, nothing was run: load it and run it again."""
+        """Run a script by its digest. If the server does not know it, nothing was run: load it and run it again.
+
+        Where scripts may not be loaded, it is sent whole.
+        """
         call = ("EVALSHA", script.sha, len(keys), *keys, *args)
         try:
             return await self.call(*call, idempotent=idempotent)
         except NoScriptError:
             self._missed(script)
         loaded, reply = await self.call_many([("SCRIPT", "LOAD", script.source), call], idempotent=idempotent)
+        if _is_refused(loaded) and isinstance(reply, NoScriptError):
+            return await self.call("EVAL", script.source, *call[2:], idempotent=idempotent)
         for answer in (loaded, reply):
             if isinstance(answer, Exception):
                 raise answer
@@ -207,6 +214,13 @@ class CommonCommands(ABC):
 
     def _missed(self, script: Script) -> None:  # noqa: B027 - most clients have nothing to note
         """Note that the server did not know a script; a client that loads scripts with each connection adds it."""
+
+
+def _is_refused(loaded: object) -> bool:
+    """Return whether a reply to SCRIPT LOAD is about the command, not about the script."""
+    return isinstance(loaded, NoPermissionError) or (
+        isinstance(loaded, ResponseError) and any(word in str(loaded).lower() for word in ("unknown", "not supported"))
+    )
 
 
 def _kill(client_id: int) -> tuple[Any, ...]:
