@@ -8,25 +8,12 @@ import pytest
 from actorwork.embedded.broker import open_broker as open_embedded
 from actorwork.events import Event
 from actorwork.streams.broker import open_broker as open_redis
-from actorwork.testing.conformance import BrokerConformance, Opener
-from actorwork.testing.conformance.cancelling import CancellingTests
+from actorwork.testing.conformance import BrokerConformance, Opener, SourceConformance
 from actorwork.testing.conformance.contract import ContractTests
-from actorwork.testing.conformance.dead_letters import DeadLetterTests
-from actorwork.testing.conformance.delays import DelayTests
-from actorwork.testing.conformance.endings import EndingTests
-from actorwork.testing.conformance.expiry import ExpiryTests
-from actorwork.testing.conformance.failures import FailureTests
 from actorwork.testing.conformance.keys import KeyTests
 from actorwork.testing.conformance.lives import LifeTests
 from actorwork.testing.conformance.outcomes import OutcomeTests
-from actorwork.testing.conformance.ownership import OwnershipTests
-from actorwork.testing.conformance.priorities import PriorityTests
 from actorwork.testing.conformance.publishing import PublishingTests
-from actorwork.testing.conformance.purging import PurgeTests
-from actorwork.testing.conformance.reading import ReadingTests
-from actorwork.testing.conformance.settling import SettlingTests
-from actorwork.testing.conformance.uniqueness import UniquenessTests
-from actorwork.testing.conformance.waiting import WaitingTests
 from actorwork.testing.conformance.whole import WholeTests
 from actorwork.testing.redis_cluster import RedisCluster
 from tests.divided import open_divided
@@ -94,24 +81,7 @@ class TestDividedInShort(OnDivided, KeyTests, OutcomeTests, LifeTests): ...
 
 
 @pytest.mark.long
-class TestDivided(
-    OnDivided,
-    PublishingTests,
-    ReadingTests,
-    SettlingTests,
-    OwnershipTests,
-    DelayTests,
-    CancellingTests,
-    ExpiryTests,
-    PriorityTests,
-    UniquenessTests,
-    DeadLetterTests,
-    FailureTests,
-    EndingTests,
-    PurgeTests,
-    WaitingTests,
-    WholeTests,
-):
+class TestDivided(OnDivided, SourceConformance):
     """All that concerns sources but triggers and entities, which have the source of an actor alone.
 
     Of several sources each that is divided is read by itself, so their order is none.

@@ -79,7 +79,7 @@ from actorwork.testing.conformance.waiting import WaitingTests
 from actorwork.testing.conformance.whole import WholeTests
 
 
-class BrokerConformance(
+class SourceConformance(
     PublishingTests,
     ReadingTests,
     SettlingTests,
@@ -87,15 +87,24 @@ class BrokerConformance(
     DelayTests,
     CancellingTests,
     ExpiryTests,
-    KeyTests,
-    EntityTests,
     PriorityTests,
     UniquenessTests,
-    OutcomeTests,
-    LifeTests,
     DeadLetterTests,
     FailureTests,
     EndingTests,
+    PurgeTests,
+    WaitingTests,
+    WholeTests,
+):
+    """What becomes of messages between a sender and a settlement, but for keys, outcomes and lives."""
+
+
+class BrokerConformance(
+    SourceConformance,
+    KeyTests,
+    EntityTests,
+    OutcomeTests,
+    LifeTests,
     ValueTests,
     LimitTests,
     TriggerTests,
@@ -103,8 +112,5 @@ class BrokerConformance(
     ReportTests,
     MinuteTests,
     AuditTests,
-    PurgeTests,
-    WaitingTests,
-    WholeTests,
 ):
     """Every sentence of `actorwork.abc` on brokers that can be seen from outside."""
