@@ -224,6 +224,8 @@ def _of_each(each: Sequence[Mapping[str, str] | RedisError], address: Address) -
     """Judge the replies of all primaries to INFO; what several have in common is said once."""
     found: dict[str, Finding] = {}
     for facts in each:
+        if address.cluster is not None and not isinstance(facts, RedisError) and facts.get("role") == "slave":
+            continue  # It was a primary when the layout was read. What is sent there now goes to its successor.
         for finding in (*memory_and_durability(facts), *_failover(facts, address), *_moving(facts, address)):
             found.setdefault(finding.text, finding)
     return list(found.values())

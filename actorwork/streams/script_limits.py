@@ -6,13 +6,12 @@ server that permits it speaks of the argument.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
 from actorwork.abc import Finding
-from actorwork.streams import keys, scripts
+from actorwork.streams import scripts
 from actorwork.streams.transport.commands import Commands, Script
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError
 
@@ -38,9 +37,8 @@ async def examine_scripts(
 async def _bringing(client: Commands, *, is_cluster: bool) -> Sequence[Finding]:
     """Try how a script comes to the server, and run one."""
     findings: list[Finding] = []
-    key = f"{keys.prefix(f'actorwork-doctor-{os.urandom(16).hex()}')}doctor"
     flush, load, evaluate = await client.call_many(
-        [("SCRIPT", "FLUSH", "actorwork-doctor"), ("SCRIPT", "LOAD", _TEXT), ("EVAL", _TEXT, 1, key)], idempotent=True
+        [("SCRIPT", "FLUSH", "actorwork-doctor"), ("SCRIPT", "LOAD", _TEXT), ("EVAL", _TEXT, 0)], idempotent=True
     )
     if isinstance(flush, RedisError) and "SYNC" not in str(flush):
         text = (
@@ -58,7 +56,7 @@ async def _bringing(client: Commands, *, is_cluster: bool) -> Sequence[Finding]:
         text = f"SCRIPT LOAD is refused ({load}): a script that the server does not know is sent whole, by EVAL"
         findings.append(Finding("script loading", "warning", text, f"ACL SETUSER … +script|load, {where}"))
     try:
-        await client.run_script(Script("doctor", _TEXT), (key,), (), idempotent=True)
+        await client.run_script(Script("doctor", _TEXT), (), (), idempotent=True)
     except RedisError as error:
         advice = f"ACL SETUSER … +evalsha, {where}: settlements are scripts"
         findings.append(Finding("scripts", "error", f"scripts do not run ({error})", advice))

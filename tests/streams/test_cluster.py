@@ -23,12 +23,14 @@ from actorwork.policy.runs.values import Need, Plan, StepPlan
 from actorwork.policy.settlement import Ack
 from actorwork.streams import forwarding, keys, scripts
 from actorwork.streams.broker import RedisBroker
+from actorwork.streams.diagnosis import refuse_what_loses_messages
 from actorwork.streams.forwarding import claimed, forward
 from actorwork.streams.in_flight import Together
 from actorwork.streams.joint import Batch
 from actorwork.streams.outbox import Outbox
 from actorwork.streams.run_ahead import RunAhead
 from actorwork.streams.settle_calls import SettleCalls
+from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient, open_client
 from actorwork.streams.transport.cluster import cluster_client
 from actorwork.streams.transport.cluster_layout import Layout
@@ -41,6 +43,8 @@ from actorwork.testing.redis_sentinel import Member
 from actorwork.testing.redis_server import open_redis_server
 from actorwork.workflows import Step, step
 from tests.patience import PATIENCE, confirmed
+from tests.streams.bench_of_actors import inbox, open_scene, subscription
+from tests.streams.test_trust import PROJECT, rules
 
 NAMES = [f"source-{number}" for number in range(12)]
 """Some of them are at each primary."""
@@ -747,6 +751,46 @@ async def test_each_primary_is_examined(cluster: RedisCluster):
     assert {"cluster", "replicas", "durability"} <= {finding.subject for finding in findings}
     texts = [finding.text for finding in findings]
     assert len(texts) == len(set(texts)), "what all primaries have in common is said once"
+
+
+class Replaced:
+    """Asks a member that was a primary when the layout was read, and is a replica now."""
+
+    async def call_each(self, *_: str) -> list[bytes]:
+        return [b"redis_version:7.0.15\r\nrole:slave\r\ncluster_enabled:1\r\naof_enabled:1\r\n"]
+
+
+async def test_a_primary_that_has_just_been_replaced_keeps_no_program_from_its_cluster():
+    client: Any = Replaced()
+    with pytest.raises(BrokerError, match="this is a replica"):
+        await refuse_what_loses_messages(client, Address.parse("redis://h:1"), list[object]().append)
+    await refuse_what_loses_messages(client, Address.parse("redis+cluster://h:1"), list[object]().append)
+
+
+async def test_users_with_the_rights_for_a_cluster_send_and_settle_and_publish_to_other_slots(cluster: RedisCluster):
+    more = ["+eval", "+asking", "+cluster|slots", "~*actorwork:none"]
+    assert " ".join(more) in (PROJECT / "SECURITY.md").read_text()
+    orders = subscription()
+    try:
+        for user, rule in rules().items():
+            for member in cluster.primaries:
+                assert member.call("ACL", "SETUSER", *rule.split(), *more, "~audit") == b"+OK\r\n", user
+        client, node = (cluster.url.replace("://", f"://{user}:secret@") for user in ("client", "node"))
+        async with open_scene(client) as sender, open_scene(node) as scene, scene.node(orders) as running:
+            await sender.send("orders", b"1")
+            running.settle(orders, await inbox(orders).take_one(), Ack(), [Envelope("audit", "receipt", b"1")])
+            await running.wait_settled()
+
+            async def is_forwarded() -> bool:
+                return await scene.broker.backlog("audit") == 1
+
+            await until(is_forwarded, "the receipt")
+            assert await scene.broker.backlog("orders") == 0
+            (found,) = [one for one in await scene.broker.diagnose() if one.subject == "scripts"]
+            assert found.level == "ok"
+    finally:
+        for member in cluster.primaries:
+            member.call("ACL", "DELUSER", *rules())
 
 
 # ---------------------------------------------------------------------------------------------------------- run-ahead
