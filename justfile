@@ -37,7 +37,7 @@ test *arguments:
 test-all *arguments:
     pytest -n auto --dist worksteal -m "not browser" --hypothesis-profile long {{ arguments }}
 
-# real processes, killed, frozen and disconnected at random: `just chaos --seconds 600`, or --chords, or --entities
+# real processes, killed, frozen and disconnected at random: `just chaos --seconds 600`, or --cluster, --chords, --entities
 chaos *arguments:
     python -m tests.chaos {{ arguments }}
 

@@ -2,6 +2,7 @@
 
     python -m tests.chaos --seconds 60 --seed 7
     python -m tests.chaos --seconds 3600 --acts kept,embedded --verbose
+    python -m tests.chaos --cluster --seconds 60 --seed 7
     python -m tests.chaos --chords 1000 --seed 7 --broker sqlite
     python -m tests.chaos --entities 60 --seed 7
 
@@ -10,7 +11,8 @@ A run has rounds of a minute. The first one has the given seed, each further one
     kept        Redis with an append-only file: nothing may be lost, nothing settled twice
     forgetful   Redis without one, killed and flushed: only messages that it forgot may be lost
     embedded    the embedded broker: as `kept`
-    cluster     three primaries, with receipts in another slot: as `kept`, without faults of servers
+    cluster     three primaries with a replica each, of which slots move and primaries change, die and come back:
+                as `kept`, without faults of the network
 
 With `--chords` there is one act instead, of that many chords of ten members, at Redis or the embedded broker. Faults of
 nodes go on until the last one was started; each body must run to one accepted end, with the values of its own members.
@@ -39,6 +41,7 @@ import trio
 from actorwork.groups import leaves
 
 from .chord_act import BROKERS, ChordAct
+from .cluster_act import ClusterAct
 from .entity_act import EntityAct
 from .environment import Act
 
@@ -59,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="seconds of faults, in all (default: 60)")
     parser.add_argument("--seed", type=int, default=None, help="seed of the first round (default: random)")
     parser.add_argument("--acts", default=",".join(SHARES), help="acts to play, separated by commas (default: all)")
+    parser.add_argument("--cluster", action="store_const", dest="acts", const="cluster", help="--acts cluster")
     parser.add_argument(
         "--chords", type=int, nargs="?", const=CHORDS, help=f"play chords: how many (default: {CHORDS})"
     )
@@ -96,7 +100,8 @@ def play_round(seed: int, seconds: float, acts: Sequence[str], *, is_verbose: bo
 
     def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[Act]:
         for name in acts:
-            yield Act(name, seed, seconds * SHARES[name] / whole, folder / name, say=say)
+            kind = ClusterAct if name == "cluster" else Act
+            yield kind(name, seed, seconds * SHARES[name] / whole, folder / name, say=say)
 
     return play(in_turn, again, is_verbose=is_verbose)
 

@@ -15,10 +15,10 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import attrs
 import redis
@@ -30,7 +30,6 @@ from actorwork.brokers import open_broker
 from actorwork.failpoints import VARIABLE
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.proxy import FaultProxy, open_proxy
-from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 
 from . import workers
@@ -43,6 +42,16 @@ LAST: Final = 180.0
 """Seconds in which the remaining messages must be handled after the last fault."""
 SOON: Final = 90.0
 """Seconds for what takes milliseconds, such as the end of an orphan."""
+
+
+class Server(Protocol):
+    """What faults of servers need: `RedisServer`, or a primary of a cluster."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def kill(self) -> None: ...
+    def stop(self) -> None: ...
+    def start(self) -> None: ...
 
 
 class ChaosError(AssertionError):
@@ -129,12 +138,12 @@ class Result:
 
 
 class Act:
-    """`kept`: behind a server with an append-only file. `forgetful`: without one. `embedded`: on a file. `cluster`: at
-    three primaries.
-    """
+    """`kept`: behind a server with an append-only file. `forgetful`: without one. `embedded`: on a file."""
 
     program: ClassVar = "tests.chaos.workers"
     """The module that a node or producer runs."""
+    carries_out: ClassVar[Mapping[str, Callable[[Any, Fault], Awaitable[None]]]]
+    """How each fault is brought about, by an act of this class."""
 
     def __init__(self, name: str, seed: int, seconds: float, folder: Path, *, say: Callable[[str], None]) -> None:
         self.name = name
@@ -158,7 +167,6 @@ class Act:
         self.burst = 0
         self.server_lock = trio.Lock()
         self.server: RedisServer
-        self.cluster: RedisCluster
         self.proxy: FaultProxy
         self.url = self.direct_url = f"sqlite:///{folder}/messages.db"
         self.dice_seed = f"{seed}/{name}"
@@ -186,11 +194,6 @@ class Act:
         if self.name == "embedded":
             yield
             return
-        if self.name == "cluster":
-            with open_redis_cluster() as self.cluster:
-                self.direct_url = self.url = self.cluster.url
-                yield
-            return
         # With `appendfsync always`: by the second, a server that syncs accepts what it has not written, and is killed.
         with open_redis_server(append_only=self.name == "kept") as self.server:
             async with open_proxy(self.server.url) as self.proxy:
@@ -211,10 +214,16 @@ class Act:
                 with trio.move_on_after(self.seconds):
                     for fault in faults(self.seed, act=self.name):
                         await trio.sleep(fault.pause)
+                        if not self._is_possible(fault):
+                            continue
                         self.say(f"{self.name} {fault}")
                         self.counts[fault.name] += 1
-                        under_way.start_soon(CARRY_OUT[fault.name], self, fault)
+                        under_way.start_soon(self.carries_out[fault.name], self, fault)
             nursery.cancel_scope.cancel()
+
+    def _is_possible(self, fault: Fault) -> bool:
+        """Return whether a fault can be brought about now; else it is left out."""
+        return True
 
     # ------------------------------------------------------------------------------------------------------- processes
 
@@ -334,7 +343,11 @@ class Act:
 
     # ---------------------------------------------------------------------------------------------------------- server
 
-    def ask(self, *command: object) -> Any:
+    def server_of(self, fault: Fault) -> Server:
+        """Return the server that a fault concerns."""
+        return self.server
+
+    def ask(self, *command: str) -> object:
         connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2, socket_timeout=None)
         with connection:
             return connection.execute_command(*command)
@@ -348,15 +361,16 @@ class Act:
         finally:
             self.dark -= 1
 
-    async def restart_server(self, how: Callable[[], None], seconds: float) -> None:
+    async def restart_server(self, fault: Fault, end: Callable[[Server], None]) -> None:
         async with self.server_lock, self.darkness():
-            await trio.to_thread.run_sync(how)
-            await trio.sleep(seconds)
-            await trio.to_thread.run_sync(self.server.start)
+            server = self.server_of(fault)
+            await trio.to_thread.run_sync(end, server)
+            await trio.sleep(fault.seconds)
+            await trio.to_thread.run_sync(server.start)
             if self.name == "forgetful":
                 self.wiped_at = time.monotonic()
 
-    async def wipe(self, *command: object) -> None:
+    async def wipe(self, *command: str) -> None:
         async with self.server_lock:
             await trio.to_thread.run_sync(lambda: self.ask(*command))
             self.wiped_at = time.monotonic()
@@ -365,8 +379,7 @@ class Act:
 
     async def _bring_to_an_end(self) -> None:
         """Stop the faults, let the remaining messages be handled, stop all processes, and check that none is left."""
-        if self.name not in ("embedded", "cluster"):
-            self.proxy.heal()
+        self._heal()
         for member in self.members:
             if member.role == "producer":
                 self._end_by_force(member)
@@ -382,6 +395,11 @@ class Act:
             await self._wait_whole()
             nursery.cancel_scope.cancel()
         await self._end_processes()
+
+    def _heal(self) -> None:
+        """End what a fault of the network has left."""
+        if self.name != "embedded":
+            self.proxy.heal()
 
     async def _wait_drained(self, broker: Broker, source: str, delayed: Callable[[], Awaitable[object]]) -> None:
         """Wait until nothing is left of a source: neither in its streams nor `delayed`."""
@@ -413,13 +431,10 @@ class Act:
         await self._wait(lambda: not marked(self.ledger.path), "the end of all processes", within=SOON)
 
     async def _delayed(self) -> int:
-        if self.name == "cluster":
-            # What a node that was killed has left in the outbox is on its way, too.
-            owner = await trio.to_thread.run_sync(self.cluster.owner, workers.SOURCE)
-            prefix = f"actorwork:{{{workers.SOURCE}}}:"
-            return int(owner.call("ZCARD", f"{prefix}delayed")[1:]) + int(owner.call("XLEN", f"{prefix}outbox")[1:])
         if self.name != "embedded":
-            return int(self.ask("ZCARD", f"actorwork:{{{workers.SOURCE}}}:delayed"))
+            count = self.ask("ZCARD", f"actorwork:{{{workers.SOURCE}}}:delayed")
+            assert isinstance(count, int)
+            return count
         import sqlite3
 
         with closing(sqlite3.connect(f"{self.folder}/messages.db")) as connection:
@@ -605,17 +620,18 @@ async def refuse_connections(act: Act, fault: Fault) -> None:
 
 async def pause_server(act: Act, fault: Fault) -> None:
     async with act.server_lock, act.darkness():
-        act.server.pause()
+        server = act.server_of(fault)
+        server.pause()
         await trio.sleep(fault.seconds)
-        act.server.resume()
+        server.resume()
 
 
 async def kill_server(act: Act, fault: Fault) -> None:
-    await act.restart_server(act.server.kill, fault.seconds)
+    await act.restart_server(fault, lambda server: server.kill())
 
 
 async def stop_server(act: Act, fault: Fault) -> None:
-    await act.restart_server(act.server.stop, fault.seconds)
+    await act.restart_server(fault, lambda server: server.stop())
 
 
 async def forget_scripts(act: Act, fault: Fault) -> None:
@@ -670,6 +686,7 @@ CARRY_OUT: Final[dict[str, Callable[[Act, Fault], Awaitable[None]]]] = {
     "flush everything": flush_everything,
     "delete the source": delete_source,
 }
+Act.carries_out = CARRY_OUT
 
 
 # ------------------------------------------------------------------------------------------------------------ processes

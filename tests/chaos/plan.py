@@ -43,16 +43,21 @@ WEIGHTS: Final[Mapping[str, int]] = {
     # what it forgets
     "flush everything": 4,
     "delete the source": 2,
+    # where things are in a cluster
+    "move a slot": 5,
+    "fail over": 4,
 }
 
 PROCESSES: Final = frozenset(list(WEIGHTS)[:10])
 NODES: Final = frozenset(list(WEIGHTS)[:7])
 WIPES: Final = frozenset({"flush everything", "delete the source"})
+MOVES: Final = frozenset({"move a slot", "fail over"})
+NETWORK: Final = frozenset(list(WEIGHTS)[10:18])
 KINDS: Final[Mapping[str, AbstractSet[str]]] = {
-    "kept": WEIGHTS.keys() - WIPES,
-    "forgetful": WEIGHTS.keys(),
+    "kept": WEIGHTS.keys() - WIPES - MOVES,
+    "forgetful": WEIGHTS.keys() - MOVES,
     "embedded": PROCESSES,
-    "cluster": PROCESSES,
+    "cluster": WEIGHTS.keys() - NETWORK - WIPES,
     "chords": NODES,
     "embedded chords": NODES,
     "entities": NODES,
@@ -97,8 +102,9 @@ class Fault:
 def faults(seed: int, *, act: str) -> Iterator[Fault]:
     """Yield faults without end.
 
-    `act` is one of "kept" (the server forgets nothing), "forgetful", "embedded", "cluster", or "chords", "entities" and
-    these two at the embedded broker, which have nothing but faults of nodes.
+    `act` is one of "kept" (the server forgets nothing), "forgetful", "embedded" (faults of processes only), "cluster"
+    (none of the network), or "chords", "entities" and these two at the embedded broker, which have nothing but faults
+    of nodes.
     """
     dice = random.Random(f"{seed}/{act}")
     names = [name for name in WEIGHTS if name in KINDS[act]]

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from . import entities
+from . import cluster_act, entities
 from .__main__ import main
 from .entities import Listed
 from .environment import CARRY_OUT
@@ -14,6 +14,8 @@ from .plan import (
     CRASH_EMBEDDED,
     CRASH_WITH_STATES,
     KINDS,
+    MOVES,
+    NETWORK,
     NODES,
     PROCESSES,
     WEIGHTS,
@@ -30,16 +32,17 @@ def test_a_seed_is_a_plan():
 def test_whatever_is_planned_can_be_carried_out_and_is_planned_some_day():
     planned = {act: {fault.name for fault in islice(faults(1, act=act), 5000)} for act in KINDS}
     assert planned == {
-        "kept": WEIGHTS.keys() - WIPES,
-        "forgetful": WEIGHTS.keys(),
+        "kept": WEIGHTS.keys() - WIPES - MOVES,
+        "forgetful": WEIGHTS.keys() - MOVES,
         "embedded": PROCESSES,
-        "cluster": PROCESSES,
+        "cluster": WEIGHTS.keys() - NETWORK - WIPES,
         "chords": NODES,
         "embedded chords": NODES,
         "entities": NODES,
         "embedded entities": NODES,
     }
-    assert CARRY_OUT.keys() == WEIGHTS.keys()
+    assert cluster_act.CARRY_OUT.keys() == WEIGHTS.keys()
+    assert CARRY_OUT.keys() == WEIGHTS.keys() - MOVES
 
 
 def test_each_crash_point_of_a_node_is_in_some_plan():
@@ -99,8 +102,13 @@ def test_states_of_two_hundred_keys_while_their_nodes_are_killed_and_frozen(brok
 
 
 @pytest.mark.chaos
-def test_a_minute_of_chaos():
-    assert main(["--seconds", "60", "--seed", "1"]) == 0
+@pytest.mark.parametrize(
+    "arguments",
+    [["--acts", "kept,forgetful,embedded", "--seconds", "45"], ["--cluster", "--seconds", "15"]],
+    ids=["of one server", "of a cluster"],
+)
+def test_a_minute_of_chaos(arguments: list[str]):
+    assert main([*arguments, "--seed", "1"]) == 0
 
 
 @pytest.mark.chaos
