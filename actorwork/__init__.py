@@ -45,11 +45,8 @@ if TYPE_CHECKING:
     from actorwork.actors.refs.pool import PoolRef as PoolRef
     from actorwork.actors.refs.ref import ActorRef as ActorRef
     from actorwork.actors.refs.watching import Restarted as Restarted, Terminated as Terminated
-    from actorwork.actors.supervision.administration import (
-        ChildCounts as ChildCounts,
-        ChildInfo as ChildInfo,
-        SupervisorRef as SupervisorRef,
-    )
+    from actorwork.actors.supervision.administration import SupervisorRef as SupervisorRef
+    from actorwork.actors.supervision.children import ChildCounts as ChildCounts, ChildInfo as ChildInfo
     from actorwork.actors.tree.pool import Pool as Pool
     from actorwork.actors.tree.spec import (
         Child as Child,
@@ -179,9 +176,9 @@ _AT_FIRST_USE: Final = {
     "BrokerError": "actorwork.errors",
     "Bulkhead": "actorwork.policy.limits",
     "Child": "actorwork.actors.tree.spec",
-    "ChildCounts": "actorwork.actors.supervision.administration",
+    "ChildCounts": "actorwork.actors.supervision.children",
     "ChildError": "actorwork.errors",
-    "ChildInfo": "actorwork.actors.supervision.administration",
+    "ChildInfo": "actorwork.actors.supervision.children",
     "CircuitBreaker": "actorwork.policy.limits",
     "CircuitOpen": "actorwork.errors",
     "Client": "actorwork.clients.client",

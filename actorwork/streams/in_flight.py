@@ -26,11 +26,11 @@ from actorwork.shown import Shown, Value
 from actorwork.streams import entries
 from actorwork.streams.isolation import Isolation
 from actorwork.streams.keys import SourceKeys
-from actorwork.streams.lives import Life
 from actorwork.streams.transport.redis_py import InvalidResponse
 
 if TYPE_CHECKING:
     from actorwork.policy.entities import StateChange
+    from actorwork.streams.lives import Life
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -23,11 +23,11 @@ from actorwork.message import NO_HEADERS, Delivery, Failure, Status, is_tracked
 from actorwork.streams import scripts
 from actorwork.streams.entries import claim_in
 from actorwork.streams.in_flight import InFlightEntries
-from actorwork.streams.lives import Life, encoded_failure
 from actorwork.streams.transport.redis_py import RedisError
 
 if TYPE_CHECKING:
     from actorwork.records import Progress
+    from actorwork.streams.lives import Life
     from actorwork.streams.transport.client import RedisClient
 
 SOON: Final = 0.05
@@ -56,6 +56,8 @@ class Notes:
         tracked = [one for one in deliveries if one.headers is not NO_HEADERS and is_tracked(one.headers)]
         if not tracked:
             return
+        from actorwork.streams.lives import Life  # noqa: PLC0415 - a start without tracked messages needs none
+
         now, at = self._now(), trio.current_time() + SOON
         waits, lives, due = (in_flight, at), in_flight.lives, self._due
         for delivery in tracked:
@@ -140,5 +142,7 @@ def take_life(delivery: Delivery, failure: Failure | None = None) -> tuple[str |
     if life is not None:
         fields += life.fields(in_flight.subscription.actor, in_flight.incarnation)
     if failure is not None:
+        from actorwork.streams.lives import encoded_failure  # noqa: PLC0415 - as above
+
         fields += ("failure", encoded_failure(attrs.evolve(failure, traceback="")), "reason", failure.reason)
     return delivery.attempt, fields

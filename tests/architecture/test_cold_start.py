@@ -77,7 +77,9 @@ NEVER = {
     "actorwork.cli": "a node is not the command line",
     "actorwork.clients": "only an actor that sends by `context.client` needs it",
     "actorwork.events.rare": "no start reports one of these, see events/__init__.py",
+    "actorwork.actors.supervision.children": "only looking at a supervisor's children needs it",
     "actorwork.policy.backoffs": "only what is declared with one needs it",
+    "actorwork.policy.batches": "only handlers of batches need it",
     "actorwork.policy.scaling": "only a tree with a Process needs it",
     "actorwork.policy.schedule": "only a tree with triggers needs it",
     "actorwork.policy.series": "only charts need it",
@@ -92,6 +94,7 @@ NEVER = {
     "actorwork.state.shared": "only context.shared() needs it",
     "actorwork.streams.changes": "only watching a message needs it",
     "actorwork.streams.limiter": "only limits over all nodes need it",
+    "actorwork.streams.lives": "only tracked messages need it",
     "actorwork.streams.replies": "only waiting for replies needs it",
     "actorwork.streams.states": "only looking at messages needs it",
     "actorwork.testing": "nobody imports it",
@@ -185,7 +188,7 @@ def test_a_node_on_redis_imports_what_its_first_message_needs(trios: set[str], r
     modules_of(SEND, redis_url)
     loaded = modules_of(NODE, redis_url)
     elsewhere = {"sqlite3": "only the embedded broker needs it", "actorwork.policy.limits": "only limits need it"}
-    check(loaded, trios, at_most=161, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=159, never=NEVER | elsewhere)
 
 
 def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trios: set[str], tmp_path: Path) -> None:
@@ -193,4 +196,4 @@ def test_a_node_on_the_embedded_broker_imports_what_its_first_message_needs(trio
     modules_of(SEND, url)
     loaded = modules_of(NODE, url)
     elsewhere = dict.fromkeys(("redis", "hiredis", "actorwork.streams"), "only Redis needs it")
-    check(loaded, trios, at_most=157, never=NEVER | elsewhere)
+    check(loaded, trios, at_most=156, never=NEVER | elsewhere)

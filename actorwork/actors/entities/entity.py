@@ -21,11 +21,10 @@ from actorwork.actors.actor import Actor
 from actorwork.actors.entities.activation import Activation
 from actorwork.actors.entities.schema import Nothing
 from actorwork.actors.handlers.annotations import functions_of, resolved
-from actorwork.actors.handlers.rules import HANDLER
+from actorwork.actors.handlers.rules import batching_of
 from actorwork.durations import Duration, seconds_of
 from actorwork.errors import NotRunning, SettingsError
 from actorwork.message import Unique
-from actorwork.policy.batches import Batching
 from actorwork.settings import Settings
 
 State = TypeVar("State")
@@ -60,7 +59,7 @@ class Entity(Actor, Generic[State]):
         if isinstance(settings, Settings):
             check_settings(cls, settings)
         for function in functions_of(cls):
-            if isinstance(getattr(function, HANDLER, None), Batching):
+            if batching_of(function) is not None:
                 raise SettingsError(
                     f"{cls.__qualname__}.{function.__name__} takes batches; an entity handles one message at a time"
                 )

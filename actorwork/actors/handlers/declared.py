@@ -18,7 +18,6 @@ from actorwork.actors.handlers import rules
 from actorwork.actors.handlers.annotations import functions_of, hints_of, resolved
 from actorwork.errors import SettingsError
 from actorwork.message import Message
-from actorwork.policy.batches import Batching
 
 STANDS_FOR: Final = "__actorwork_stands_for__"
 """The attribute of a class that takes the messages of another actor in its place: that actor."""
@@ -48,7 +47,7 @@ def check_handler(cls: type, function: Callable[..., Any], hints: dict[str, Any]
     """Raise `SettingsError` if a handler does not take or answer its messages as they declare."""
     where = f"handler {cls.__qualname__}.{function.__name__}"
     owner: type = getattr(cls, STANDS_FOR, cls)
-    is_batch = isinstance(getattr(function, rules.HANDLER, None), Batching)
+    is_batch = rules.batching_of(function) is not None
     returned = hints.get("return", Any)
     for name, hint in hints.items():
         if name == "return":

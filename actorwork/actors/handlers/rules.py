@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
+    from actorwork.policy.batches import Batching
     from actorwork.policy.limits import Limit
     from actorwork.policy.retry import RetryPolicy
 
@@ -35,6 +36,12 @@ def note(function: Callable[..., Any], rule: Rule) -> None:
 
 def rules_of(function: Callable[..., Any]) -> tuple[Rule, ...]:
     return getattr(function, RULES, ())
+
+
+def batching_of(function: Callable[..., Any]) -> Batching | None:
+    """Return how a handler takes batches; None for one that takes one message at a time, and for no handler."""
+    marked: Batching | bool = getattr(function, HANDLER, False)
+    return None if isinstance(marked, bool) else marked
 
 
 def wrapped(function: Callable[..., Any], wrapper: Callable[..., Any], rule: Rule | Rewrap) -> None:

@@ -43,12 +43,12 @@ from actorwork.codec import (
 from actorwork.durations import Duration
 from actorwork.errors import CodecError, MessageRefused, SettingsError
 from actorwork.message import TIME_POINT, TRIGGER_ID, Delivery
-from actorwork.policy.batches import Batching, outcomes_of
 from actorwork.policy.retry import RetryPolicy
 from actorwork.settings import EVENT_LOOPS, EventLoop, Settings
 from actorwork.shown import Shown, Value
 
 if TYPE_CHECKING:
+    from actorwork.policy.batches import Batching
     from actorwork.policy.limits import Limit
 
 P = ParamSpec("P")
@@ -82,7 +82,11 @@ def receive(
 
     `loop` is where an async handler runs, "trio" or "asyncio", instead of where `Settings.loop` has all of them.
     """
-    marked = True if batch is None else Batching(batch, within)
+    marked: Batching | bool = True
+    if batch is not None:
+        from actorwork.policy.batches import Batching  # noqa: PLC0415 - few handlers take batches
+
+        marked = Batching(batch, within)
     if loop not in (None, *EVENT_LOOPS):
         raise SettingsError(f"@receive(loop=…) wants 'trio' or 'asyncio', got {loop!r}")
 
@@ -189,8 +193,8 @@ class Handler(Shown):
 def _ruled(handler: Handler) -> Handler:
     """Return a handler with what decorators have noted on it; of two retry policies the outer one counts."""
     noted = rules.rules_of(handler.function)
-    batching = getattr(handler.function, rules.HANDLER, None)
-    if isinstance(batching, Batching):
+    batching = rules.batching_of(handler.function)
+    if batching is not None:
         handler = attrs.evolve(handler, batch=batching)
     if not noted:
         return handler
@@ -248,6 +252,8 @@ def _one_by_one(function: Callable[..., Any], *, is_async: bool) -> Callable[...
 
 
 def _only(answer: object) -> object:
+    from actorwork.policy.batches import outcomes_of  # noqa: PLC0415 - as above
+
     (outcome,) = outcomes_of(answer, 1)
     if isinstance(outcome, BaseException):
         raise outcome
@@ -331,25 +337,20 @@ class HandlerTable:
             function = _on_asyncio(function)
         if self.is_entity:
             function, is_async = _on_activation(function, is_async=is_async), True
-        batching = getattr(function, rules.HANDLER, None)
+        batching = rules.batching_of(function)
         given = tuple(Given.of(p, hints) for p in keywords if p.name in GIVEN)
-        if (
-            len(positional) == 1
-            and len(keywords) == len(given)
-            and not rest
-            and not (given and isinstance(batching, Batching))
-        ):
+        if len(positional) == 1 and len(keywords) == len(given) and not rest and not (given and batching is not None):
             name, annotation = positional[0].name, hints.get(positional[0].name)
             if annotation is None and name not in hints:
                 raise SettingsError(
                     f"{where}: {name!r} needs an annotation, since a handler is chosen by the type of its message"
                 )
-            if isinstance(batching, Batching):
+            if batching is not None:
                 annotation = _element_of(annotation, f"{where}: {name!r}")
                 returns = get_args(returns)[0] if get_origin(returns) is list else Any
                 function = _one_by_one(function, is_async=is_async)
             self._add_typed(where, function, annotation, returns, given, is_async=is_async)
-        elif isinstance(batching, Batching):
+        elif batching is not None:
             raise SettingsError(f"{where} takes batches, so it wants one parameter, such as (self, batch: list[Row])")
         elif not positional:
             self._add_keywords(where, function, keywords, hints, returns, given, rest=rest, is_async=is_async)

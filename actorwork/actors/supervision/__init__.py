@@ -2,6 +2,7 @@
 
 supervisor.py       the loop: starts, restarts and stops children
 administration.py   what a program can ask of a running supervisor: `SupervisorRef`
+children.py         what it shows of its children
 requests.py         the queue of what the loop has to do
 child_runner.py     starts and ends a child's task
 child_table.py      the records of the children, and their alarms

@@ -14,7 +14,6 @@ all the same. A supervisor that does not run, or shuts down, refuses (`ChildErro
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,33 +24,13 @@ from actorwork.actors.supervision.child_table import ChildRecord, State
 from actorwork.actors.supervision.failures import start_error
 from actorwork.actors.tree.spec import DynamicSupervisor, Spec, as_spec
 from actorwork.errors import AlreadyRegistered, ChildError, SettingsError
-from actorwork.shown import Value
 
 if TYPE_CHECKING:
     from actorwork.actors.supervision.child_runner import ChildRunner
     from actorwork.actors.supervision.child_table import ChildTable
+    from actorwork.actors.supervision.children import ChildCounts, ChildInfo
     from actorwork.actors.supervision.requests import RequestQueue
     from actorwork.actors.tree.spec import Supervisor
-
-
-@attrs.frozen(eq=False, repr=False)
-class ChildInfo(Value):
-    """A child, as `which_children` shows it: `handle` is its ref, None (not running), or "restarting"."""
-
-    id: Hashable
-    handle: Any
-    type: str
-    """`worker` or `supervisor`."""
-
-
-@attrs.frozen(eq=False, repr=False)
-class ChildCounts(Value):
-    """How many children there are: defined, running, and of which kind."""
-
-    specs: int
-    active: int
-    supervisors: int
-    workers: int
 
 
 if TYPE_CHECKING:
@@ -214,9 +193,13 @@ class SupervisorRef:
                 raise ChildError(f"{record.key!r} is running", problem="running", child_id=record.key)
 
     def _which(self) -> list[ChildInfo]:
+        from actorwork.actors.supervision.children import ChildInfo  # noqa: PLC0415 - a start needs none
+
         return [ChildInfo(record.spec.child_id, _shown(record), _type(record)) for record in self._supervision.records]
 
     def _count(self) -> ChildCounts:
+        from actorwork.actors.supervision.children import ChildCounts  # noqa: PLC0415 - as above
+
         records = list(self._supervision.records)
         supervisors = sum(record.spec.is_supervisor for record in records)
         return ChildCounts(
