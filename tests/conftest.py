@@ -119,8 +119,12 @@ def _installed() -> Iterator[str]:
 
 
 def _read_constants(paths: Iterable[Path]) -> None:
-    """Let Hypothesis look for constants in our code, which it does only once: for a second in each of the workers."""
-    # A private part, which warns of what a plugin does before the tests. This process ends before them.
+    """Let Hypothesis look for constants in our code, which it does once and keeps in a file for each module.
+
+    It has no public part for that. Without this each of the workers does it for itself at the same time, in a fresh
+    clone, as in CI: two seconds of a core, in place of a tenth of one. Where the part is missing, that is all there is.
+    """
+    # It warns of what a plugin does before the tests. This process ends before them.
     with suppress(ImportError, AttributeError), warnings.catch_warnings(action="ignore"):
         constants = importlib.import_module("hypothesis.internal.constants_ast")
         for path in paths:
