@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import pytest
@@ -411,7 +411,7 @@ def machine_of(open_world: Callable[[], World]) -> type[JoinMachine]:
     return Machine
 
 
-EXAMPLES = [12, pytest.param(200, marks=pytest.mark.long)]
+EXAMPLES = [12, pytest.param(100, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
@@ -436,6 +436,8 @@ def test_a_cluster_joins_from_slot_to_slot_as_the_model_does(
 # ------------------------------------------------------------------------------------- a model that can fail, and does
 
 SEED = 8
+RARE: Final = {"a pause that holds nothing back": 10}
+"""What is wrong in a script and found late from that seed, with another one."""
 QUICK = (
     "a join that is not in the settling",
     "needs that are lost",
@@ -493,7 +495,7 @@ def test_the_model_sees_what_is_wrong_with_the_join_of_a_script(
         assert found, f"no script says {right!r} any more"
         for name, one in found:
             monkeypatch.setattr(scripts, name, Script(one.name, one.source.replace(right, wrong)))
-    check_mutant(machine_of(lambda: RedisWorld(redis_server, loop)), begins_with=SEED)
+    check_mutant(machine_of(lambda: RedisWorld(redis_server, loop)), begins_with=RARE.get(mutant, SEED))
 
 
 def after(method: Callable[..., Any], more: Callable[..., object]) -> Callable[..., Any]:

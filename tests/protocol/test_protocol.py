@@ -524,7 +524,7 @@ def cluster_loop(redis_cluster: RedisCluster) -> Generator[Loop]:
         loop.close()
 
 
-EXAMPLES = [20, pytest.param(500, marks=pytest.mark.long)]
+EXAMPLES = [20, pytest.param(200, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -259,7 +259,7 @@ def machine_of(open_world: Callable[[], RedisWorld | EmbeddedWorld]) -> type[Sta
     return Machine
 
 
-EXAMPLES: list[Any] = [6, pytest.param(500, marks=pytest.mark.long)]
+EXAMPLES: list[Any] = [6, pytest.param(200, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
