@@ -94,6 +94,21 @@ def _encoder_of(schema: StateSchema) -> Callable[[Any], bytes]:
     return encoder_of(schema.type)
 
 
+def _kind_of(schema: StateSchema) -> Any:
+    """Return the class that makes the state of a key that has none; None if that state is null."""
+    kind = get_origin(schema.type) or schema.type
+    return None if kind in (Any, object, None, type(None)) or type(None) in get_args(schema.type) else kind
+
+
+def _maker_of(schema: StateSchema) -> Callable[[], Any]:
+    kind = _kind_of(schema)
+    return _null if kind is None else kind
+
+
+def _null() -> None:
+    """Return the state of a key that has none, of a type that may be null."""
+
+
 @attrs.frozen(eq=False)
 class StateSchema:
     """How one type of states is read and written."""
@@ -103,6 +118,7 @@ class StateSchema:
     """The most bytes that the JSON of a state may have."""
     migrations: Mapping[int, Migration] = attrs.field(factory=dict[int, Migration])
     version: int = attrs.field(init=False, default=attrs.Factory(_version_of, takes_self=True))
+    _make: Callable[[], Any] = attrs.field(init=False, default=attrs.Factory(_maker_of, takes_self=True))
     _encode: Callable[[Any], bytes] = attrs.field(init=False, default=attrs.Factory(_encoder_of, takes_self=True))
 
     @classmethod
@@ -117,21 +133,24 @@ class StateSchema:
         if missing:
             raise SettingsError(f"{where}: there is no migration of the version {missing[0]} of its state")
         schema = cls(state, limit, found)
-        schema.first(where)
+        schema._check_first(where)
         return schema
 
-    def first(self, where: str = "") -> Any:
+    def first(self) -> Any:
         """Return the state of a key that has none."""
-        kind: Any = get_origin(self.type) or self.type
-        if kind in (Any, object, None, type(None)) or type(None) in get_args(self.type):
-            return None
+        return self._make()
+
+    def _check_first(self, where: str) -> None:
+        """Raise `SettingsError` if there is no state for a key that has none."""
+        kind = _kind_of(self)
+        if kind is None:
+            return
         if kind not in _PLAIN and not is_message_class(kind):
             raise SettingsError(
                 f"{where}: its state is an attrs class, a dataclass, a model or a JSON value, got {self.type!r}"
             )
-        make = cast("Callable[[], object]", kind)
         try:
-            return make()
+            self.first()
         except Exception as error:
             raise SettingsError(
                 f"{where}: {kind.__qualname__}() is the state of a key that has none, so all of its fields need"
