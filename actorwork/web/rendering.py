@@ -68,7 +68,7 @@ class Renderer:
 
     def whole(self, main: str, frame: Mapping[str, Any]) -> str:
         """Draw a page around its middle."""
-        return self._environment.get_template("base.html").render(main=Markup(main), stamp=self.stamp, **frame)  # noqa: S704 - drawn above, escaped
+        return self._environment.get_template("base.html").render(main=Markup(main.strip()), stamp=self.stamp, **frame)  # noqa: S704 - drawn above, escaped
 
 
 @cache

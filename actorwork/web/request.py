@@ -8,12 +8,15 @@ Action    what changes something: `plan` checks it and words the question; `do` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from actorwork import codec
+from actorwork.errors import CodecError
 from actorwork.shown import Value
 
 if TYPE_CHECKING:
@@ -70,9 +73,7 @@ class Sight:
     def want(self, permission: str) -> None:
         """Refuse the request unless its user has a permission."""
         if not self.access.may(permission):
-            raise Refused(
-                f"{self.access.who} has the role {self.access.role!r}, which does not include {permission!r}", 403
-            )
+            raise Refused(f"the role {self.access.role!r} of {self.access.who} does not include {permission!r}", 403)
 
 
 @attrs.frozen(eq=False)
@@ -116,6 +117,18 @@ class Form:
         if isinstance(value, list):
             value = cast("list[Any]", value)[0] if value else None
         return value is True or value in ("yes", "true", "on", "1")
+
+
+def json_of(text: str, what: str) -> Any:
+    """Parse what a user has written as JSON; the refusal says where it is none, and `what` it is."""
+    try:
+        return codec.loads(text.encode())
+    except UnicodeEncodeError:
+        raise Refused(f"{what} is not JSON: it has a character that is half of one") from None
+    except CodecError as error:
+        cause = error.__cause__
+        where = f": {cause}" if isinstance(cause, json.JSONDecodeError) else f" that can be read: {error}"
+        raise Refused(f"{what} is not JSON{where}") from None
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -207,6 +207,24 @@ def test_a_page_follows_what_happens_elsewhere(shop: str, chromium: Any):
         watching.get_by_text("stocktaking").wait_for(state="detached")
 
 
+def test_an_update_leaves_what_stays_and_the_focus_where_they_are(shop: str, chromium: Any):
+    with window(chromium) as page:
+        page.goto(f"{shop}/sources")
+        page.evaluate("window.kept = [...document.querySelectorAll('main > *, form')]")
+        page.get_by_role("button", name="Pause orders").focus()
+        page.keyboard.press("Enter")
+        page.locator("dialog input").fill("stocktaking")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Resume orders").wait_for()
+        page.locator("#said p").wait_for()
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Resume orders"
+        page.keyboard.press("Enter")
+        page.locator("dialog[open]").wait_for()
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Pause orders").wait_for()
+        assert page.evaluate("kept.filter(one => !one.isConnected).length") == 0
+
+
 def test_a_source_is_paused_by_the_keyboard_alone(shop: str, chromium: Any):
     with window(chromium) as page:
         page.goto(f"{shop}/sources")

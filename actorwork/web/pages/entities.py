@@ -23,7 +23,7 @@ from actorwork.policy.entities import EntityInfo, StoredState
 from actorwork.policy.reports import EntityReport
 from actorwork.settings import default_source, identity
 from actorwork.web.pages.overview import inspection_of
-from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
 PAGE: Final = 100
 """Keys on a page, if it does not ask for more."""
@@ -197,10 +197,7 @@ async def plan_put(sight: Sight, form: Form) -> Plan:
     states, place = sight.broker.entities, _place(actor)
     before = await states.get(*place, key)
     version = _number(form, "version", 0 if before is None else before.version)
-    try:
-        value = codec.loads(form.needed("state").encode())
-    except (CodecError, UnicodeEncodeError) as error:
-        raise Refused(f"the state is not JSON: {error}") from None
+    value = json_of(form.needed("state"), "the state")
     data = codec.dumps(sight.masking.unmasked(value, None if before is None else _value_of(before.data)[0]))
     known = await _entity(sight, actor)
     kept = EntityReport() if known is None or known.entities is None else known.entities

@@ -11,7 +11,7 @@ from actorwork.errors import CodecError
 from actorwork.inspection.flows import in_json, step_in_json, waits_for
 from actorwork.policy.runs.drawing import svg
 from actorwork.policy.runs.values import RunInfo
-from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
 STATUSES: Final = ("STARTED", "PAUSED", "HELD", "SUCCESS", "FAILURE", "CANCELLED")
 MOST: Final = 3000
@@ -116,10 +116,7 @@ async def _forget(sight: Sight, run: str, _: Form) -> bool:
 
 async def _signal(sight: Sight, run: str, form: Form) -> bool:
     name, text = form.needed("name"), form.text("value") or "null"
-    try:
-        value = codec.loads(text.encode())
-    except CodecError as error:
-        raise Refused(f'the value of a signal is JSON, such as true or "yes": {error}') from None
+    value = json_of(text, 'the value of a signal, such as true or "yes",')
     try:
         return await send_signal(sight.broker.runs, run, name, codec.dumps(value))
     except CodecError as error:

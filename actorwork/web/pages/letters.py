@@ -13,11 +13,10 @@ from typing import Any, Final
 from actorwork import codec
 from actorwork.abc import DeadLetters
 from actorwork.clients.dead_letters import act_on, pages
-from actorwork.errors import CodecError
 from actorwork.inspection.letters import cause_in_json, in_json, payload, shown_source
 from actorwork.policy.dead_letters import Cause, Selection, by_cause
 from actorwork.records import DeadLetter
-from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
 MOST: Final = 10_000
 MOST_PROBLEMS: Final = 20
@@ -204,10 +203,7 @@ async def plan_edit(sight: Sight, form: Form) -> Plan:
     """Plan to send a letter again with another payload, under its id."""
     sight.want("see_payloads")
     letter = await _find(sight, form.needed("source"), form.needed("entry"))
-    try:
-        value = codec.loads(form.needed("payload").encode())
-    except (CodecError, UnicodeEncodeError) as error:
-        raise Refused(f"the payload is not JSON: {error}") from None
+    value = json_of(form.needed("payload"), "the payload")
     kind, before = payload(letter)
     changed = codec.dumps(sight.masking.unmasked(value, before if kind != "bytes" else None))
 

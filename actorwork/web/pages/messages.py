@@ -11,7 +11,6 @@ from typing import Any, Final
 from actorwork import codec
 from actorwork.clients.messages import STATES, find
 from actorwork.durations import parsed
-from actorwork.errors import CodecError
 from actorwork.inspection import as_json
 from actorwork.inspection.letters import json_or_text
 from actorwork.inspection.words import how_far, moment, progress_in_json, source_in_words
@@ -23,7 +22,7 @@ from actorwork.web.pages.letters import letter_in_json
 from actorwork.web.pages.overview import inspection_of
 from actorwork.web.pages.pausing import MOST_NAMES, shared_sources
 from actorwork.web.rendering import since
-from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
 MOST_DELAYED: Final = 3000
 MOST_LISTED: Final = 3000
@@ -254,11 +253,7 @@ async def plan_send(sight: Sight, form: Form) -> Plan:
         raise not_found(problem)
     if source and not SOURCE.fullmatch(source):
         raise Refused(f"a source is {SOURCE_IN_WORDS}, got {source[:300]!r}")
-    try:
-        data = codec.dumps(codec.loads(form.needed("payload").encode()))
-    except (CodecError, UnicodeEncodeError) as error:
-        raise Refused(f"the payload is not JSON: {error}") from None
-
+    data = codec.dumps(json_of(form.needed("payload"), "the payload"))
     try:
         delay = parsed(form.text("delay")) if form.text("delay").strip() else 0.0
     except ValueError as error:

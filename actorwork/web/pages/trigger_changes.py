@@ -28,7 +28,7 @@ from actorwork.records import TriggerChanges, TriggerRecord
 from actorwork.settings import Settings
 from actorwork.state.known_actors import known_actors, unknown_actor
 from actorwork.triggers.declared import details_of, find_trigger, schedule_of, schedule_text_of
-from actorwork.web.request import Action, Done, Form, Plan, Refused, Sight, not_found
+from actorwork.web.request import Action, Done, Form, Plan, Refused, Sight, json_of, not_found
 
 _TEXTS: Final = ("description", "catchup", "overlap")
 _DURATIONS: Final = ("catchup_window", "jitter", "lifetime")
@@ -121,10 +121,7 @@ def _message(sight: Sight, form: Form, before: bytes | None) -> tuple[bytes, str
             raise Refused("a type is for a message: give the message as JSON")
         return None
     sight.want("see_payloads")
-    try:
-        value = codec.loads(text.encode())
-    except (CodecError, UnicodeEncodeError) as error:
-        raise Refused(f"the message is not JSON: {error}") from None
+    value = json_of(text, "the message")
     if not isinstance(value, dict) and wire is None:
         raise Refused("the message wants an object of keyword arguments, or the type of what it is")
     return codec.dumps(sight.masking.unmasked(value, None if before is None else _loaded(before))), wire

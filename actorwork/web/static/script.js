@@ -30,9 +30,19 @@
 
   const kept = new Set(["open", "value", "checked"]);
 
+  // Not `one.id`: of a form that has a field of this name, it is the field.
+  function named(one) {
+    return one.dataset?.key || one.getAttribute?.("id") || "";
+  }
+
   function same(one, other) {
-    return one.nodeType === other.nodeType && one.nodeName === other.nodeName
-      && (one.dataset?.key || one.id || "") === (other.dataset?.key || other.id || "");
+    return one.nodeType === other.nodeType && one.nodeName === other.nodeName && named(one) === named(other);
+  }
+
+  function following(node) {
+    let count = 0;
+    for (let at = node; at; at = at.nextSibling) count += 1;
+    return count;
   }
 
   function become(old, fresh) {
@@ -51,9 +61,20 @@
     const byKey = new Map();
     for (const child of old.children) if (child.dataset.key) byKey.set(child.dataset.key, child);
     let at = old.firstChild;
-    for (const next of [...fresh.childNodes]) {
+    const coming = [...fresh.childNodes];
+    for (const [number, next] of coming.entries()) {
       const known = next.dataset?.key && byKey.get(next.dataset.key);
       if (known && known !== at) old.insertBefore(known, at);
+      else if (!known && at && !same(at, next) && following(at) > coming.length - number) {
+        // More is here than comes: what is before the one that stays has gone, and that one is not made anew.
+        let stays = at;
+        while (stays && !same(stays, next)) stays = stays.nextSibling;
+        while (stays && at !== stays) {
+          const gone = at;
+          at = at.nextSibling;
+          gone.remove();
+        }
+      }
       const here = known || at;
       if (here && same(here, next)) {
         become(here, next);
@@ -70,7 +91,7 @@
   }
 
   function show(html) {
-    const fresh = new DOMParser().parseFromString(`<main>${html}</main>`, "text/html").querySelector("main");
+    const fresh = new DOMParser().parseFromString(`<main>${html.trim()}</main>`, "text/html").querySelector("main");
     localize(fresh);
     const shell = main.cloneNode(false);
     shell.append(...fresh.childNodes);
