@@ -11,7 +11,8 @@ quicker, the whole cluster starts again with others.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ from actorwork.testing.redis_server import free_port
 _BUS: Final = 10_000
 _HIGHEST: Final = 65_535 - _BUS
 _MOVED_AT_ONCE: Final = 100
+_SOON: Final = 0.2
 
 
 class RedisCluster:
@@ -144,12 +146,17 @@ class RedisCluster:
     def _tell(self, changed: Member, is_known: Callable[[Sequence[str]], object]) -> None:
         """Wait until all members know what has changed about one of them, by its line among their nodes."""
         name = node_id(changed)
-        for member in self.members:
-            if member.process is not None:
-                if member is not changed:
-                    # It hears of it from the answer, and else from what the two say to each other next.
-                    member.call("CLUSTER", "MEET", changed.place[0], str(changed.port))
-                wait_for(lambda member=member: is_known(_line_of(member, name)), f"{member!r} to know of {changed!r}")
+        living = [member for member in self.members if member.process is not None]
+        for member in living:
+            if member is not changed and not _soon(lambda member=member: is_known(_line_of(member, name))):
+                # It hears of it from the answer, and else from what the two say to each other next.
+                member.call("CLUSTER", "MEET", changed.place[0], str(changed.port))
+            wait_for(lambda member=member: is_known(_line_of(member, name)), f"{member!r} to know of {changed!r}")
+        # A member that is met again drops the connection that it had, and what is published meanwhile does not arrive.
+        # It may do so just after it was asked, so all are asked twice.
+        ports = {str(member.port) for member in living}
+        for member in living * 2:
+            wait_for(lambda member=member: _is_linked(member, ports), f"{member!r} to have its connections")
 
     def begin_move(self, key: str, target: Member) -> Member:
         """Begin to move the slot of a key, and return its primary; `move` goes on, and ends it.
@@ -182,6 +189,30 @@ def _line_of(member: Member, node: str) -> Sequence[str]:
     """Return what a member knows of one of them, as CLUSTER NODES writes it."""
     lines = [line.split(" ") for line in member.call("CLUSTER", "NODES").decode().split("\n")]
     return next(line for line in lines if line[0] == node)
+
+
+def _is_linked(member: Member, ports: Collection[str]) -> bool:
+    """Return whether a member has a connection to each other one that listens at one of some ports."""
+    for line in member.call("CLUSTER", "NODES").decode().split("\n"):
+        name, _, rest = line.partition(" ")
+        if not name or "myself" in rest or _port(rest) not in ports:
+            continue
+        if "handshake" in rest or " connected" not in rest:
+            return False
+    return True
+
+
+def _port(rest: str) -> str:
+    """Return the port of a member, in what follows its name: HOST:PORT@BUS and more."""
+    return rest.partition("@")[0].rpartition(":")[2]
+
+
+def _soon(condition: Callable[[], object]) -> bool:
+    """Ask for a fifth of a second whether a condition is true."""
+    limit = time.monotonic() + _SOON
+    while not (found := condition()) and time.monotonic() < limit:
+        time.sleep(0.01)
+    return bool(found)
 
 
 def _epoch(line: Sequence[str]) -> int:

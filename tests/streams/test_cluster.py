@@ -209,6 +209,18 @@ async def test_a_server_that_is_in_no_cluster_says_what_to_do():
             pass
 
 
+def test_members_that_were_told_of_a_slot_have_all_their_connections(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+):
+    """Without them, what is published at one member does not arrive at another one."""
+    monkeypatch.setattr("actorwork.testing.redis_cluster._soon", lambda _: False)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    cluster.move("orders", another(cluster, cluster.owner("orders")))
+    for member in cluster.primaries:
+        known = member.call("CLUSTER", "NODES")
+        assert b"disconnected" not in known
+        assert b"handshake" not in known
+
+
 # -------------------------------------------------------------------------------------------- clients of other programs
 
 
