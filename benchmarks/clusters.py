@@ -1,14 +1,18 @@
 """What a message costs the servers: one server, a cluster of three primaries, and a way from slot to slot.
 
-    python -m benchmarks.clusters [--messages 20000] [--repeat 3]
+    python -m benchmarks.clusters [--messages 20000] [--repeat 5]
 
-    drain      one source on each primary (or three on one server): sent in batches, read, handled by nothing, settled
+    send       in batches, to one source on each primary (or to three on one server)
+    drain      the same, read, handled by nothing, settled
     forward    each handler publishes a message, with its settlement, to a source that nobody reads: in another slot, of
                another primary; on one server, simply to another source
 
-CPU is that of the servers alone (INFO cpu, all of them together), so the figures hold on a machine that is busy. What a
-cluster costs without messages (its members talk to each other) is measured before, and subtracted. Each row is the
-median of the repeats, which take turns. Prints a table.
+CPU is that of the servers alone (INFO cpu, all of them together), so the figures hold on a machine that is busy. Two
+things that a program pays once, however many messages it has, are kept out of them: what a server does for its first
+messages (three servers compile the scripts three times, and grow three heaps) comes in a round that is not counted, and
+what servers do without messages (members of a cluster talk to each other) is measured after that, and subtracted. Both
+places are open all the time and take turns. Prints a table: the median of each, with the least and the most, and how
+many scripts and reads the clients called for a thousand messages.
 """
 
 import argparse
@@ -17,12 +21,13 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
-from typing import TypeAlias
+from typing import Any
 
+import attrs
 import redis
 import trio
 
@@ -36,9 +41,8 @@ from actorwork.testing.redis_server import open_redis_server
 
 PRIMARIES = 3
 AT_ONCE = 500
-
-Cpu: TypeAlias = Callable[[], float]
-"""Returns the seconds of CPU that all servers of a place have used."""
+FIRST = 5000
+IDLE = 3.0
 
 
 def names_of_each(stem: str) -> list[str]:
@@ -56,26 +60,44 @@ SOURCES = names_of_each("work")
 BEYOND = names_of_each("beyond")
 
 
-def used(server: "redis.Redis") -> float:
-    facts = server.info("cpu")  # pyright: ignore[reportUnknownMemberType]
-    return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
+@attrs.frozen
+class Place:
+    """One server, or a cluster, and a connection to each of its members."""
+
+    name: str
+    url: str
+    members: Sequence["redis.Redis"]
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU that all servers have used."""
+        return sum(float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"]) for facts in self._ask("cpu"))
+
+    def calls(self) -> int:
+        """Return how many scripts and reads clients have called."""
+        counted = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_xreadgroup")
+        return sum(
+            int(facts.get(name, {"calls": 0})["calls"]) for facts in self._ask("commandstats") for name in counted
+        )
+
+    def forget(self) -> None:
+        for member in self.members:
+            member.flushall()  # pyright: ignore[reportUnknownMemberType]
+
+    def _ask(self, section: str) -> list[dict[str, Any]]:
+        return [member.info(section) for member in self.members]  # pyright: ignore[reportUnknownMemberType]
 
 
 @contextmanager
-def one_server() -> Generator[tuple[str, Cpu]]:
+def one_server() -> Generator[Place]:
     with open_redis_server(tcp=True) as server, redis.Redis(port=server.port) as asked:
-        yield server.tcp_url, lambda: used(asked)
+        yield Place("one server", server.tcp_url, [asked])
 
 
 @contextmanager
-def cluster() -> Generator[tuple[str, Cpu]]:
-    with open_redis_cluster(primaries=PRIMARIES) as fleet:
-        asked = [redis.Redis(host=member.place[0], port=member.port) for member in fleet.primaries]
-        try:
-            yield fleet.url, lambda: sum(map(used, asked))
-        finally:
-            for one in asked:
-                one.close()
+def cluster() -> Generator[Place]:
+    with open_redis_cluster(primaries=PRIMARIES) as fleet, ExitStack() as stack:
+        members = [redis.Redis(host=member.place[0], port=member.port) for member in fleet.primaries]
+        yield Place("cluster", fleet.url, [stack.enter_context(member) for member in members])
 
 
 class Counting(Actor):
@@ -83,7 +105,7 @@ class Counting(Actor):
 
     settings = Settings(title="counting", sources=SOURCES, concurrency=64)
 
-    def __init__(self, expected: int, done: trio.Event, beyond: dict[str, str]) -> None:
+    def __init__(self, expected: int, done: trio.Event, beyond: Mapping[str, str]) -> None:
         self.left, self.done, self.beyond = expected, done, beyond
 
     @receive
@@ -108,55 +130,79 @@ async def wait_backlog(broker: Broker, sources: list[str], wanted: int) -> None:
         await trio.sleep(0.02)
 
 
-async def measure(url: str, cpu: Cpu, messages: int, *, forwards: bool) -> dict[str, float]:
-    """Return the microseconds of the servers' CPU for each message: to send it, and to read, settle and forward it."""
-    beyond = dict(zip(SOURCES, BEYOND[1:] + BEYOND[:1], strict=True)) if forwards else {}
-    began, before = time.monotonic(), cpu()
-    await trio.sleep(2)
-    idle = (cpu() - before) / (time.monotonic() - began)
+async def idle_cpu(place: Place) -> float:
+    """Return the seconds of CPU that the servers of a place use in a second without messages."""
+    began, before = time.monotonic(), place.cpu()
+    await trio.sleep(IDLE)
+    return (place.cpu() - before) / (time.monotonic() - began)
 
-    async def cost(work: Callable[[], Awaitable[None]]) -> float:
-        began, before = time.monotonic(), cpu()
+
+async def measure(place: Place, messages: int, idle: float) -> dict[str, tuple[float, float]]:
+    """Return, of sending, draining and forwarding, microseconds of the servers' CPU and calls for each message."""
+    figures: dict[str, tuple[float, float]] = {}
+
+    async def cost(what: str, work: Callable[[], Awaitable[None]]) -> None:
+        calls, began, before = place.calls(), time.monotonic(), place.cpu()
         await work()
-        return (cpu() - before - idle * (time.monotonic() - began)) / messages * 1e6
+        cpu = place.cpu() - before - idle * (time.monotonic() - began)
+        figures[what] = cpu / messages * 1e6, (place.calls() - calls) / messages
 
-    async def handle() -> None:
+    async def handle(beyond: Mapping[str, str]) -> None:
         done = trio.Event()
-        async with open_system(Child(partial(Counting, messages, done, beyond)), broker=url) as system:
+        async with open_system(Child(partial(Counting, messages, done, beyond)), broker=place.url) as system:
             await done.wait()
             await wait_backlog(system.broker, SOURCES, 0)
-            if forwards:
+            if beyond:
                 await wait_backlog(system.broker, BEYOND, messages)
 
-    async with open_broker(url) as broker:
-        sending = await cost(lambda: send(broker, messages))
-    return {"send": sending, "forward" if forwards else "drain": await cost(handle)}
+    async with open_broker(place.url) as broker:
+        await cost("send", lambda: send(broker, messages))
+        await cost("drain", lambda: handle({}))
+        await send(broker, messages)
+        await cost("forward", lambda: handle(dict(zip(SOURCES, BEYOND[1:] + BEYOND[:1], strict=True))))
+    place.forget()
+    return figures
+
+
+async def compare(messages: int, repeat: int) -> None:
+    cpu: dict[tuple[str, str], list[float]] = defaultdict(list)
+    calls: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with one_server() as server, cluster() as fleet:
+        idle: dict[str, float] = {}
+        for place in (server, fleet):
+            await measure(place, FIRST, 0)
+            idle[place.name] = await idle_cpu(place)
+        for _ in range(repeat):
+            for place in (server, fleet):
+                for what, (cost, called) in (await measure(place, messages, idle[place.name])).items():
+                    cpu[what, place.name].append(cost)
+                    calls[what, place.name].append(called)
+    print("| of each message, µs of the servers' CPU | one server | three primaries | ratio | calls for 1,000 |")
+    print("|---|---|---|---|---|")
+    for what in ("send", "drain", "forward"):
+        one, three = (cpu[what, name] for name in ("one server", "cluster"))
+        ratio = statistics.median(three) / statistics.median(one)
+        called = " and ".join(
+            f"{1000 * statistics.median(calls[what, name]):.1f}" for name in ("one server", "cluster")
+        )
+        print(f"| {what} | {shown(one)} | {shown(three)} | {ratio:.2f} | {called} |")
+    plain, forwarded = (statistics.median(cpu[what, "cluster"]) for what in ("drain", "forward"))
+    print(f"\nIdle, the servers use {idle['one server'] * 1e3:.1f} and {idle['cluster'] * 1e3:.1f} ms of CPU a second.")
+    print(
+        f"On the cluster, a message that sends one to another slot costs {forwarded / plain:.2f} × one that does not."
+    )
+
+
+def shown(figures: Sequence[float]) -> str:
+    return f"{statistics.median(figures):.1f} ({min(figures):.1f} to {max(figures):.1f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a message costs the servers, on one server and on a cluster.")
     parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=5)
     args = parser.parse_args()
-    figures: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for _ in range(args.repeat):
-        for name, opened in (("one server", one_server), ("cluster", cluster)):
-            for forwards in (False, True):
-                with opened() as (url, cpu):
-                    for what, cost in trio.run(measure_at, url, cpu, args.messages, forwards).items():
-                        figures[what, name].append(cost)
-    print("| of each message, µs of the servers' CPU | one server | three primaries | ratio |\n|---|---|---|---|")
-    for what in ("send", "drain", "forward"):
-        one, three = (statistics.median(figures[what, name]) for name in ("one server", "cluster"))
-        print(f"| {what} | {one:.1f} | {three:.1f} | {three / one:.2f} |")
-    plain, forwarded = (statistics.median(figures[what, "cluster"]) for what in ("drain", "forward"))
-    print(
-        f"\nOn the cluster, a message that sends one to another slot costs {forwarded / plain:.2f} × one that does not."
-    )
-
-
-async def measure_at(url: str, cpu: Cpu, messages: int, forwards: bool) -> dict[str, float]:  # noqa: FBT001 - of trio.run
-    return await measure(url, cpu, messages, forwards=forwards)
+    trio.run(compare, args.messages, args.repeat)
 
 
 if __name__ == "__main__":
