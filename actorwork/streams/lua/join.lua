@@ -1004,7 +1004,9 @@ local function join_all()
         local known = redis.call('HMGET', r.state, unpack(asked))
         for i = first, last do
           local state = known[2 * (i - first) + 1]
-          if (state == '1' or state == '3') and id_of(r, steps[i], known[2 * (i - first) + 2]) == ids[i] then
+          local attempt = known[2 * (i - first) + 2]
+          if (state == '1' or state == '3')
+            and (not attempt and page.lives[i] or id_of(r, steps[i], attempt) == ids[i]) then
             numbers[#numbers + 1] = steps[i]
             returned[#returned + 1] = page.returned[i]
             is_held = is_held or state == '3'
@@ -1032,6 +1034,7 @@ local function join_all()
   end
 
   -- Notes that a step is done; `life` is what its life is ended with, if that is not over yet.
+  -- That it comes with a `life` says that the id is the one of a first attempt.
   local function wait_for_others(r, number, id, value, claim, life)
     local page = waiting[r]
     local before = page and page.id_of[number]

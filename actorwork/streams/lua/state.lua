@@ -220,12 +220,12 @@ do
     if not changes then
       ended_at = ended_at or whole(now_ms())
       changes = { 'status', 'SUCCESS', 'ended', ended_at, 'version', '2', unpack(life.more) }
-      life.changes = changes
+      life.changes, life.keys, life.channels = changes, life.prefix .. 'state:', channel_of(life.prefix, '')
     end
-    local key = life.prefix .. 'state:' .. message_id
+    local key = life.keys .. message_id
     redis.call('HSET', key, unpack(changes))
     redis.call('PEXPIRE', key, ttl)
-    untold[#untold + 1] = channel_of(life.prefix, message_id)
+    untold[#untold + 1] = life.channels .. message_id
   end
 
   -- Tells those who watch a step that `finish_joined` has ended. Nearly none is watched, and to publish costs as much as to write
