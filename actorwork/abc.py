@@ -918,8 +918,12 @@ class Runs(Protocol):
         """Continue a paused run; return whether it was paused."""
         ...
 
-    async def retry(self, run: str) -> bool:
-        """Run again what has not succeeded; return whether the run was held or had failed."""
+    async def retry(self, run: str, steps: Collection[int] | None = None) -> bool:
+        """Run again what has not succeeded; return whether the run was held or had failed.
+
+        With the numbers of `steps`, only these, and what was cancelled because of them. Nothing is done, and False
+        returned, if one of them has not ended without success, or needs the result of another one that stays without.
+        """
         ...
 
     async def shape_of_signal(self, run: str, name: str) -> str | None:

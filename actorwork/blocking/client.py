@@ -477,9 +477,13 @@ class Run(Generic[R_co]):
         """Continue after `pause`; return whether the run was paused."""
         return run(self._run.resume())
 
-    def retry(self) -> bool:
-        """Run again what has not succeeded; return whether the run was held or had failed."""
-        return run(self._run.retry())
+    def retry(self, *, steps: Iterable[str | int] | None = None) -> bool:
+        """Run again what has not succeeded, or of it only these steps and what was cancelled because of them.
+
+        Return whether the run was held or had failed. Steps are given by their names, numbers, or messages' ids; raises
+        `LookupError` for one that the run does not have, `ValueError` for one that cannot be run again by itself.
+        """
+        return run(self._run.retry(steps=steps))
 
     def signal(self, name: str, value: object = None) -> bool:
         """Give the run the value of a signal; it may come before the run waits for it.

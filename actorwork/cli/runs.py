@@ -184,17 +184,33 @@ def cancel(run_id: str, *, reason: str, broker: str | None, timeout: float) -> N
 
 @runs.command(short_help="Run again what has failed.")
 @click.argument("run_id", metavar="ID")
+@click.option(
+    "--step", "steps", metavar="NAME", multiple=True, help="Only this step: its name, number or message; repeatable."
+)
 @broker_option
 @timeout_option
-def retry(run_id: str, *, broker: str | None, timeout: float) -> None:
-    """Run again the steps of a failed or held run that have not succeeded; what is done keeps its results."""
+def retry(run_id: str, *, steps: Sequence[str], broker: str | None, timeout: float) -> None:
+    """Run again the steps of a failed or held run that have not succeeded; what is done keeps its results.
+
+    With --step, only that one, and what was cancelled because of it.
+    """
+
+    async def act(run: Run[Any]) -> bool:
+        if not steps:
+            return await run.retry()
+        names = {one.name for one in await run.steps()}
+        try:
+            return await run.retry(steps=[int(one) if one.isdecimal() and one not in names else one for one in steps])
+        except (LookupError, ValueError) as error:
+            raise click.ClickException(printable(str(error.args[0]))) from None
+
     _change(
         broker,
         timeout,
         run_id,
         "retry run",
-        lambda run: run.retry(),
-        "retrying what had not succeeded of",
+        act,
+        f"retrying {', '.join(map(repr, steps))} of" if steps else "retrying what had not succeeded of",
         "neither held nor failed",
     )
 

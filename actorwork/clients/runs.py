@@ -7,7 +7,7 @@ print(await run.result(timeout=60))
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -160,12 +160,30 @@ class Run(Generic[R_co]):
         """Continue after `pause`; return whether the run was paused."""
         return await (await self._sender.reached()).runs.resume(self.id)
 
-    async def retry(self) -> bool:
+    async def retry(self, *, steps: Iterable[str | int] | None = None) -> bool:
         """Run again what has not succeeded; return whether the run was held or had failed.
 
         Steps that are done keep their results. A deadline does not apply any more.
+
+        With `steps`, only these run again, with the steps that were cancelled because of them; the other failures stay
+        what they are. A step is given by its name (all of that name), its number, or the id of its message. Raises
+        `LookupError` for one that the run does not have, and `ValueError` for one that has not failed, that was
+        cancelled because of another one, or that needs another one which is not given.
         """
-        return await (await self._sender.reached()).runs.retry(self.id)
+        runs = (await self._sender.reached()).runs
+        if steps is None:
+            return await runs.retry(self.id)
+        from actorwork.policy.runs.choosing import to_retry  # noqa: PLC0415 - few programs choose
+
+        chosen = to_retry(self.id, await self.steps(), steps)
+        if await runs.retry(self.id, chosen):
+            return True
+        if await self.status() in (Status.HELD, Status.FAILURE):
+            raise ValueError(
+                f"run {self.id!r}: a step of {sorted(chosen)} needs the result of one that has not succeeded and is not"
+                " given, or has been retried meanwhile: see run.steps(), and name that as well"
+            )
+        return False
 
     async def signal(self, name: str, value: object = None) -> bool:
         """Give the run the value of a signal; it may come before the run waits for it.

@@ -8,7 +8,7 @@ settlement, its end in the run and the messages that it releases are one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
 import attrs
@@ -210,9 +210,9 @@ class RunTable:
         book = self._find(run)
         return book is not None and rules.resume(book)
 
-    def retry(self, run: str) -> bool:
+    def retry(self, run: str, steps: Collection[int] | None = None) -> bool:
         book = self._find(run)
-        return book is not None and rules.retry(book)
+        return book is not None and rules.retry(book, steps)
 
     def shape_of_signal(self, run: str, name: str) -> str | None:
         """Return what the value of a signal wants, as JSON; None for any value, and if the run takes no such signal."""
@@ -472,14 +472,22 @@ class RunBook:
             (end.kind, end.value, failure, self._run, step),
         )
 
-    def reopen(self) -> None:
+    def unsuccessful(self) -> dict[int, End]:
+        rows = self._execute(
+            "select step, how, value, failure, caused from steps"
+            " where run = ? and (state = 3 or (state = 2 and how <> 'done')) order by step",
+            (self._run,),
+        )
+        return {step: _end_from(*end) for step, *end in rows.fetchall()}
+
+    def reopen(self, steps: Collection[int] | None) -> None:
         # What ends from now on comes after all that has ended.
         self._execute("update steps set place = place - ? where run = ? and place is not null", (self.total, self._run))
         self._execute(
             "update steps set attempt = attempt + 1, state = 0, how = null, value = null, failure = null, caused = 0,"
-            " fails = 0, place = null, due = null, child = null"
-            " where run = ? and (state = 3 or (state = 2 and how <> 'done'))",
-            (self._run,),
+            " fails = 0, place = null, due = null, child = null where run = ?"
+            " and (state = 3 or (state = 2 and how <> 'done')) and (? or step in (select value from json_each(?)))",
+            (self._run, steps is None, json.dumps(sorted(steps or ()))),
         )
         self._execute(
             "update steps set needs = (select count(*) from waits w join steps s on s.run = w.run and s.step = w.step"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from actorwork.embedded.asking import Asked
@@ -274,8 +274,8 @@ class EmbeddedRuns:
     async def resume(self, run: str) -> bool:
         return await self._writer.ask(lambda store: store.runs.resume(run))
 
-    async def retry(self, run: str) -> bool:
-        return await self._writer.ask(lambda store: store.runs.retry(run))
+    async def retry(self, run: str, steps: Collection[int] | None = None) -> bool:
+        return await self._writer.ask(lambda store: store.runs.retry(run, steps))
 
     async def shape_of_signal(self, run: str, name: str) -> str | None:
         return await self._writer.ask(lambda store: store.runs.shape_of_signal(run, name), writes=False)

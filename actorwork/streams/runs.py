@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.abc import Runs
@@ -139,8 +139,8 @@ class RedisRuns(Runs):
     async def resume(self, run: str) -> bool:
         return await self._change("resume", run)
 
-    async def retry(self, run: str) -> bool:
-        return await self._change("retry", run)
+    async def retry(self, run: str, steps: Collection[int] | None = None) -> bool:
+        return await self._change("retry", run, *(() if steps is None else (json.dumps(sorted(steps)),)))
 
     async def shape_of_signal(self, run: str, name: str) -> str | None:
         with cannot(f"look at run {run!r}"):

@@ -14,6 +14,7 @@ from actorwork import Actor, Client, MessageFailed, Settings, open_client, open_
 from actorwork.abc import Broker
 from actorwork.cli.commands import actorwork
 from actorwork.cli.runs import STATUSES
+from actorwork.clients.runs import Run
 from actorwork.policy.runs.rules import OPEN
 from actorwork.policy.runs.values import Status
 from actorwork.workflows import Flow, signal, step, together
@@ -192,6 +193,24 @@ def test_a_run_is_steered(started: Shell):
         ("retry run", "run failed"),
         ("forget run", "run asked"),
     ]
+
+
+def test_one_step_of_a_run_is_retried_by_its_name_or_number(started: Shell):
+    unknown = started("runs", "retry", "failed", "--step", "flakey", code=1).stderr
+    assert "run 'failed' has no step 'flakey'; it has 'flaky', " in unknown
+    caused = started("runs", "retry", "failed", "--step", "1", code=1).stderr
+    assert "was cancelled (needs 'flaky', which failed), and runs again with what it needs; name 'flaky'" in caused
+    assert started("runs", "retry", "failed", "--step", "flaky").stdout == "retrying 'flaky' of run 'failed'\n"
+    assert started.json("runs", "show", "failed")["status"] == "STARTED"
+    with_client(started, lambda client: _ended(client.run("failed")), node=True)
+    assert started("runs", "retry", "failed", "--step", "0").stdout == "retrying '0' of run 'failed'\n"
+    again = started("runs", "retry", "failed", "--step", "flaky", code=1).stderr
+    assert "step 'flaky' has not failed (PENDING); only steps that ended without success are retried" in again
+
+
+async def _ended(run: Run[Any]) -> None:
+    with pytest.raises(MessageFailed):
+        await run.result()
 
 
 @pytest.mark.parametrize("command", [one for one in (*READING, *CHANGING) if "x" in one and one[0] == "runs"])

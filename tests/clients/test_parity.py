@@ -115,6 +115,8 @@ WRONG: Final[dict[str, Call]] = {
     "a flow that is none": lambda client: client.start(3),
     "a run that is none": lambda client: client.run("none").result(timeout=60),
     "the steps of none": lambda client: client.run("none").steps(),
+    "a retry of a step that is none": lambda client: client.run("waits").retry(steps=["squere"]),
+    "a retry of a step that has not failed": lambda client: client.run("waits").retry(steps=[0]),
     "a run in vain": lambda client: client.run("waits").result(timeout=0.01),
     "a signal of another type": lambda client: client.run("asks").signal("go", "yes"),
     "a value without a name": lambda client: client.shared("", int),

@@ -70,7 +70,7 @@ def stories(draw: st.DrawFn) -> Story:
         steps.append((tuple(sorted(needs.items())), draw(st.integers(0, 7)) == 0, draw(st.booleans())))
     result = draw(st.dictionaries(st.integers(0, count - 1), wants, min_size=1, max_size=3))
     kinds = ["done"] * 5 + ["failed", "failed", "rejected", "again", "cancel", "pause", "resume", "retry", "retry"]
-    kinds += ["signal", "replay", "twice", "grow", "grow"]
+    kinds += ["retry some", "retry some", "signal", "replay", "twice", "grow", "grow"]
     events = draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 5)), min_size=1, max_size=14))
     return Story(tuple(steps), tuple(sorted(result.items())), tuple(events), draw(st.booleans()), draw(st.booleans()))
 
@@ -152,6 +152,8 @@ class Teller:
                 return await runs.resume(run)
             case "retry":
                 return await runs.retry(run)
+            case "retry some":
+                return await runs.retry(run, [number])
             case "signal":
                 return await runs.signal(run, f"step {number}", b'"value %d"' % number)
             case "replay":

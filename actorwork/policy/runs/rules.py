@@ -19,7 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Protocol
 
 from actorwork.policy.runs.values import RESULT, End, Expansion, Status, Wants
@@ -93,8 +93,12 @@ class Book(Protocol):
         """Return the first step that waits to be retried, and its end."""
         ...
 
-    def reopen(self) -> None:
-        """Forget the ends of a held or failed run that are not done, count the needs anew."""
+    def unsuccessful(self) -> Mapping[int, End]:
+        """Return the steps that have ended and are not done, and those that wait to be retried; the result, too."""
+        ...
+
+    def reopen(self, steps: Collection[int] | None) -> None:
+        """Forget the ends of these steps of a held or failed run, or all that are not done; count the needs anew."""
         ...
 
     def has_failed(self) -> bool:
@@ -178,14 +182,44 @@ def resume(book: Book) -> bool:
     return True
 
 
-def retry(book: Book) -> bool:
-    """Run again what has not succeeded in a run that is held or has failed; return whether there is such a run."""
+def retry(book: Book, steps: Collection[int] | None = None) -> bool:
+    """Run again what has not succeeded in a run that is held or has failed; return whether there is such a run.
+
+    With `steps`, run only these again, and what was cancelled because of them. Nothing is done, and False returned, if
+    one of them has not ended without success, or needs the result of another one that stays without.
+    """
     if book.status not in (Status.HELD, Status.FAILURE):
         return False
-    book.reopen()
+    again = None if steps is None else _with_what_follows(book, steps)
+    if again is not None and not again:
+        return False
+    book.reopen(again)
     book.set_status(Status.STARTED)
+    _continue(book)  # Of several held steps some may be left.
     _send_ready(book)
     return True
+
+
+def _with_what_follows(book: Book, steps: Collection[int]) -> set[int]:
+    """Return steps and the cancelled ones that can run again with them; none if one of `steps` cannot."""
+    ends = book.unsuccessful()
+    if not ends.keys() >= set(steps):
+        return set()
+    again, todo = set(steps), list(steps)
+    while todo:
+        for dependent in book.dependents(todo.pop()):
+            end = ends.get(dependent)
+            if dependent not in again and end is not None and end.kind == "cancelled":
+                again.add(dependent)
+                todo.append(dependent)
+    # What needs the result of a step that stays as it is stays, too. A held one is no such step: it may be retried.
+    todo = [step for step in ends if step not in again and book.held_end(step) is None]
+    while todo:
+        for dependent, wants in book.dependents(todo.pop()).items():
+            if dependent in again and wants == "result":
+                again.remove(dependent)
+                todo.append(dependent)
+    return again if again >= set(steps) else set()
 
 
 def _continue(book: Book) -> None:

@@ -5,7 +5,8 @@
 --         'cancel'  the reason
 --         'asks'    the name of a signal: returns its step as JSON; '' if the run takes no such signal
 --         'signal'  the name of the signal, its value as JSON
---         'pause', 'resume', 'retry', 'more', 'forget', 'info'  nothing
+--         'retry'   the numbers of the steps that are meant, as JSON; nothing for all that have not succeeded
+--         'pause', 'resume', 'more', 'forget', 'info'  nothing
 --
 -- Also 'page', before a large run is started: where, and steps as JSON.
 --
@@ -58,6 +59,51 @@ if what == 'info' then
   return { redis.call('HGETALL', r.at), failures, asked }
 end
 
+-- Which steps run again if these numbers do, as `_with_what_follows` in policy/runs/rules.py; nil if one of them cannot.
+local function with_what_follows(numbers)
+  local again, todo = {}, {}
+  for _, step in ipairs(numbers) do
+    if redis.call('HEXISTS', r.at .. ':ends', step) == 0 then
+      return nil
+    end
+    again[step] = true
+    todo[#todo + 1] = step
+  end
+  while #todo > 0 do
+    for _, waits in ipairs(dependents_of(r, table.remove(todo))) do
+      local text = not again[waits[1]] and redis.call('HGET', r.at .. ':ends', waits[1])
+      if text and cjson.decode(text).how == 'cancelled' then
+        again[waits[1]] = true
+        todo[#todo + 1] = waits[1]
+      end
+    end
+  end
+  for _, text in ipairs(redis.call('HKEYS', r.at .. ':ends')) do
+    local step = tonumber(text)
+    if not again[step] and state_of(r, step) == 2 then
+      todo[#todo + 1] = step
+    end
+  end
+  while #todo > 0 do
+    for _, waits in ipairs(dependents_of(r, table.remove(todo))) do
+      if again[waits[1]] and waits[2] == 'r' then
+        again[waits[1]] = nil
+        todo[#todo + 1] = waits[1]
+      end
+    end
+  end
+  local found = {}
+  for _, step in ipairs(numbers) do
+    if not again[step] then
+      return nil
+    end
+  end
+  for step in pairs(again) do
+    found[#found + 1] = whole(step)
+  end
+  return found
+end
+
 local done = false
 if what == 'cancel' then
   done = close_run(r, 'CANCELLED', ARGV[4])
@@ -93,9 +139,15 @@ elseif what == 'signal' then
     end
   end
 elseif what == 'retry' then
+  local again
   if r.status == 'HELD' or r.status == 'FAILURE' and redis.call('HEXISTS', r.at, 'closing') == 0 then
+    again = not ARGV[4] and redis.call('HKEYS', r.at .. ':ends') or ARGV[4] and with_what_follows(cjson.decode(ARGV[4]))
+  end
+  if again and (#again > 0 or not ARGV[4]) then
     local open = 0
-    for _, step in ipairs(redis.call('HKEYS', r.at .. ':ends')) do
+    for _, step in ipairs(again) do
+      redis.call('SREM', r.at .. ':fails', step)
+      redis.call('SREM', r.at .. ':held', step)
       redis.call('HDEL', r.at .. ':ends', step)
       redis.call('HDEL', r.state, 's' .. step, 'p' .. step, 'c' .. step)
       redis.call('HINCRBY', r.state, 'a' .. step, 1)
@@ -117,7 +169,6 @@ elseif what == 'retry' then
         redis.call('ZADD', r.ready, step, step)
       end
     end
-    redis.call('DEL', r.at .. ':fails', r.at .. ':held')
     redis.call('HDEL', r.at, 'finished', 'result')
     redis.call('HSET', r.at, 'open', open)
     redis.call('PERSIST', r.at)
@@ -130,6 +181,7 @@ elseif what == 'retry' then
       redis.call('PERSIST', r.at .. suffix)
     end
     set_status(r, 'STARTED')
+    continue(r) -- Of several held steps some may be left.
     send_ready(r)
     done = true
   end
