@@ -1,8 +1,8 @@
 """Import parts of the package without collecting garbage on the way.
 
 What a module creates, it keeps: functions, classes, constants. Python looks for garbage among it after every 700 new
-objects, 80 times until a node handles its first message, and finds none: that was a sixth of what a start costs beyond
-Trio's own imports. So the collector pauses for an import, as it does where Mercurial or Python itself load many objects
+objects, 80 times until a node handles its first message: that was a seventh of what a start costs beyond a program that
+only runs Trio. So the collector pauses for an import, as it does where Mercurial or Python itself load many objects
 at once. It goes on afterwards, and looks at what came in the meantime when it next looks at everything.
 """
 
