@@ -25,6 +25,7 @@ _BUS: Final = 10_000
 _HIGHEST: Final = 65_535 - _BUS
 _MOVED_AT_ONCE: Final = 100
 _SOON: Final = 0.2
+_ATTEMPT: Final = 6.0
 
 
 class RedisCluster:
@@ -118,8 +119,13 @@ class RedisCluster:
         they would not vote for it.
         """
         replica = self.replica_of(primary)
-        replica.call("CLUSTER", "FAILOVER", *([how] if how else []))
-        self.wait_primary(replica)
+
+        def takes_over() -> bool:
+            replica.call("CLUSTER", "FAILOVER", *([how] if how else []))
+            return _soon(lambda: b"role:master" in replica.call("INFO", "replication"), seconds=_ATTEMPT)
+
+        # What is not agreed upon within five seconds, on a machine that is busy, is given up.
+        wait_for(takes_over, f"{replica!r} to be a primary")
         self._tell(primary, lambda line: "slave" in line[2])
         return replica
 
@@ -207,9 +213,9 @@ def _port(rest: str) -> str:
     return rest.partition("@")[0].rpartition(":")[2]
 
 
-def _soon(condition: Callable[[], object]) -> bool:
-    """Ask for a fifth of a second whether a condition is true."""
-    limit = time.monotonic() + _SOON
+def _soon(condition: Callable[[], object], *, seconds: float = _SOON) -> bool:
+    """Ask for some seconds whether a condition is true."""
+    limit = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < limit:
         time.sleep(0.01)
     return bool(found)
