@@ -94,27 +94,15 @@ class RedisShards(Shards):
 
     async def _refuse_older(self, source: str, names: Sequence[str]) -> None:
         """Refuse to divide a source that is read by nodes which know nothing of shards: they would find no stream."""
+        from actorwork.streams.formats import older_readers  # noqa: PLC0415 - few sources are divided
+
         with cannot(f"look for older nodes that read {source!r}"):
-            older = await self._older_readers(names)
+            older = await older_readers(self._client, names)
         if older:
             raise BrokerError(
                 f"the source {source!r} is read by nodes of an older version, which would not find its shards"
                 f" ({', '.join(older[:5])}): end them first"
             )
-
-    async def _older_readers(self, names: Sequence[str]) -> Sequence[str]:
-        from actorwork.streams.formats import older_among  # noqa: PLC0415 - few sources are divided
-
-        asked = [("SMEMBERS", keys.SourceKeys.of(name).groups) for name in names]
-        groups: list[Any] = checked(await self._client.call_many(asked, idempotent=True))
-        asked = [
-            ("XINFO", "CONSUMERS", name, group) for name, some in zip(names, groups, strict=True) for group in some
-        ]
-        nodes: set[bytes] = set()
-        for rows in await self._client.call_many(asked, idempotent=True):
-            if not isinstance(rows, Exception):  # Else there is no such stream, or group.
-                nodes.update(row[b"name"] for row in rows)
-        return await older_among(self._client, nodes - {keys.RELEASED.encode()})
 
     async def list(self) -> Mapping[str, int]:
         layouts, _ = await read_layouts(self._values)

@@ -6,6 +6,8 @@ A node that begins to write what older ones would misread, or not respect, first
 write it as long as one of them is alive. What is written already needs no number: it has names that an older version
 does not know, which it leaves alone (forwarding.py).
 
+    1        steps of runs may be joined, or they may not: a node of a version without workflows acknowledges a step as
+             any message, and its run waits for ever. So a client starts no run whose steps older nodes would read
     2        deliveries may be held for a batch over several slots (joint.py), and are not taken over then; a source may
              be divided (dividing.py): a node of format 1 finds a string where its stream was, reads nothing there, and
              what its handlers publish there becomes a dead letter
@@ -13,10 +15,9 @@ does not know, which it leaves alone (forwarding.py).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable
 from typing import Any, Final, cast
-
-import trio
 
 from actorwork.streams import keys
 from actorwork.streams.keys import RELEASED
@@ -24,8 +25,8 @@ from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import RedisError
 
 FORMAT: Final = 2
-_KNOWN_FOR: Final = 5.0
-"""Seconds for which a group is known to have no older node: a rollback is not noticed sooner."""
+KNOWN_FOR: Final = 5.0
+"""Seconds for which a group or a source is known to have no older node: a rollback is not noticed sooner."""
 
 
 def format_of(lease: bytes) -> int:
@@ -47,6 +48,27 @@ async def older_among(client: Commands, nodes: Iterable[bytes], wanted: int = FO
     ]
 
 
+async def older_readers(client: Commands, sources: Iterable[str]) -> list[str]:
+    """Return those nodes of an older format that are alive and read one of these sources, as any group.
+
+    What this user may not ask, it cannot know. Raises `RedisError` if the server cannot be asked.
+    """
+    names = list(sources)
+    found = await client.call_many([("SMEMBERS", keys.SourceKeys.of(name).groups) for name in names], idempotent=True)
+    asked = [
+        ("XINFO", "CONSUMERS", name, group)
+        for name, groups in zip(names, found, strict=True)
+        if not isinstance(groups, Exception)
+        for group in groups
+    ]
+    nodes: set[bytes] = set()
+    for rows in await client.call_many(asked, idempotent=True) if asked else ():
+        if not isinstance(rows, Exception):  # Else there is no such stream, or group.
+            nodes.update(row[b"name"] for row in rows)
+    nodes.discard(RELEASED.encode())
+    return await older_among(client, nodes) if nodes else []
+
+
 class Formats:
     """Asks for one node which others, of the groups that it belongs to, are older."""
 
@@ -62,7 +84,7 @@ class Formats:
 
         Raises `RedisError` if that cannot be known.
         """
-        now = trio.current_time()
+        now = time.monotonic()
         asked = [stream for stream in streams if self._good_until.get((stream, group), 0.0) <= now]
         if not asked:
             return []
@@ -76,5 +98,5 @@ class Formats:
             names.update(row[b"name"] for row in cast("list[dict[bytes, Any]]", reply))
         older = await older_among(self._client, names - {RELEASED.encode()})
         if not older:
-            self._good_until.update(dict.fromkeys(((stream, group) for stream in asked), now + _KNOWN_FOR))
+            self._good_until.update(dict.fromkeys(((stream, group) for stream in asked), now + KNOWN_FOR))
         return older

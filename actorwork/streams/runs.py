@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.abc import Runs
+from actorwork.errors import BrokerError
 from actorwork.message import Status
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
@@ -30,6 +32,8 @@ class RedisRuns(Runs):
 
     def __init__(self, client: Commands) -> None:
         self._client = client
+        self._good_until: dict[str, float] = {}
+        """For each source to which steps were sent, until when no older node is taken to read it."""
 
     def __repr__(self) -> str:
         return f"<RedisRuns at {self._client!r}>"
@@ -38,6 +42,7 @@ class RedisRuns(Runs):
         from actorwork.streams.plans import encoded, pages_of  # noqa: PLC0415 - most programs have no workflows
 
         with cannot(f"start run {plan.id!r}"):
+            await self._refuse_older(plan)
             if self._client.is_of_cluster:
                 from actorwork.streams.forwarding import claimed  # noqa: PLC0415 - only on a cluster
 
@@ -53,6 +58,23 @@ class RedisRuns(Runs):
             while is_new and await self._run(plan.home, plan.id, "more", plan.home, plan.id):
                 pass
             return bool(is_new)
+
+    async def _refuse_older(self, plan: Plan) -> None:
+        """Refuse to start a run whose steps would be read by nodes that may not know how to join them."""
+        from actorwork.streams.formats import KNOWN_FOR, older_readers  # noqa: PLC0415 - most programs have no workflows
+
+        now = time.monotonic()
+        sources = {step.source for step in plan.steps if step.source}
+        asked = sorted(name for name in sources if self._good_until.get(name, 0.0) <= now)
+        if not asked:
+            return
+        older = await older_readers(self._client, asked)
+        if older:
+            raise BrokerError(
+                f"run {plan.id!r} was not started: nodes of an older version of actorwork read {', '.join(asked)}, and"
+                f" may not know how to join its steps ({', '.join(older[:5])}): end them first"
+            )
+        self._good_until.update(dict.fromkeys(asked, now + KNOWN_FOR))
 
     async def info(self, run: str) -> RunInfo | None:
         from actorwork.streams.plans import info_from  # noqa: PLC0415
