@@ -7,7 +7,7 @@ write it as long as one of them is alive. What is written already needs no numbe
 does not know, which it leaves alone (forwarding.py).
 
     1        steps of runs may be joined, or they may not: a node of a version without workflows acknowledges a step as
-             any message, and its run waits for ever. So a client starts no run whose steps older nodes would read
+             any message, and its run waits for ever. So no run begins whose steps older nodes would read
     2        deliveries may be held for a batch over several slots (joint.py), and are not taken over then; a source may
              be divided (dividing.py): a node of format 1 finds a string where its stream was, reads nothing there, and
              what its handlers publish there becomes a dead letter
@@ -22,10 +22,10 @@ from typing import Any, Final, cast
 from actorwork.streams import keys
 from actorwork.streams.keys import RELEASED
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import RedisError
+from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, checked
 
 FORMAT: Final = 2
-KNOWN_FOR: Final = 5.0
+_KNOWN_FOR: Final = 5.0
 """Seconds for which a group or a source is known to have no older node: a rollback is not noticed sooner."""
 
 
@@ -51,15 +51,17 @@ async def older_among(client: Commands, nodes: Iterable[bytes], wanted: int = FO
 async def older_readers(client: Commands, sources: Iterable[str]) -> list[str]:
     """Return those nodes of an older format that are alive and read one of these sources, as any group.
 
-    What this user may not ask, it cannot know. Raises `RedisError` if the server cannot be asked.
+    What this user may not read is left out. Raises `RedisError` if the server cannot be asked.
     """
     names = list(sources)
-    found = await client.call_many([("SMEMBERS", keys.SourceKeys.of(name).groups) for name in names], idempotent=True)
+    found: list[Any] = await client.call_many(
+        [("SMEMBERS", keys.SourceKeys.of(name).groups) for name in names], idempotent=True
+    )
     asked = [
         ("XINFO", "CONSUMERS", name, group)
         for name, groups in zip(names, found, strict=True)
-        if not isinstance(groups, Exception)
-        for group in groups
+        if not isinstance(groups, NoPermissionError)
+        for group in checked([groups])[0]
     ]
     nodes: set[bytes] = set()
     for rows in await client.call_many(asked, idempotent=True) if asked else ():
@@ -75,6 +77,7 @@ class Formats:
     def __init__(self, client: Commands) -> None:
         self._client = client
         self._good_until: dict[tuple[str, str], float] = {}
+        """For each stream and group, until when it is known to have no older node; the group of a source is ''."""
 
     def __repr__(self) -> str:
         return f"<Formats at {self._client!r}>"
@@ -98,5 +101,17 @@ class Formats:
             names.update(row[b"name"] for row in cast("list[dict[bytes, Any]]", reply))
         older = await older_among(self._client, names - {RELEASED.encode()})
         if not older:
-            self._good_until.update(dict.fromkeys(((stream, group) for stream in asked), now + KNOWN_FOR))
+            self._good_until.update(dict.fromkeys(((stream, group) for stream in asked), now + _KNOWN_FOR))
+        return older
+
+    async def older_of(self, sources: Collection[str]) -> list[str]:
+        """Return the nodes that are alive, of an older format, and read one of the sources, as any group.
+
+        What this user may not read is left out. Raises `RedisError` if the server cannot be asked.
+        """
+        now = time.monotonic()
+        asked = sorted(name for name in sources if self._good_until.get((name, ""), 0.0) <= now)
+        older = await older_readers(self._client, asked) if asked else []
+        if not older:
+            self._good_until.update(dict.fromkeys(((name, "") for name in asked), now + _KNOWN_FOR))
         return older

@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
 import trio
 
-from actorwork.events import BrokerTrouble
 from actorwork.message import Delivery, Envelope
 from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, scripts
@@ -87,7 +87,11 @@ async def settle_jointly(
     if not away:
         return await calls.settle_together(in_flight, together, published)
     in_order = [*here, *(one for some in away.values() for one in some)]
-    await _wait_formats(calls, outbox, in_flight, [stream.stream for stream in away])
+    await calls.wait_for_end_of_older(
+        partial(outbox.formats.older, [stream.stream for stream in away], in_flight.group),
+        f"settling a batch of {home} and sources in other slots",
+        "would not respect it",
+    )
     fenced: list[int] = []
     begin = len(here)
     for stream, some in away.items():
@@ -121,24 +125,6 @@ def _ends(stream: InFlightEntries, batch: Batch, some: Sequence[Pair]) -> list[t
         values = ["settle", notes, str(batch), stream.group, stream.stream, entry, message_id, key, unique]
         found.append((stream.source, [*values, record, ttl, claim, reply_to, count, *life]))
     return found
-
-
-async def _wait_formats(calls: SettleCalls, outbox: Outbox, in_flight: InFlightEntries, streams: Sequence[str]) -> None:
-    attempt = 0
-    while True:
-        doing = f"settling a batch of {in_flight.source} and sources in other slots"
-        pause = pause_after(attempt + 1)
-        try:
-            older = await outbox.formats.older(streams, in_flight.group)
-        except RedisError as error:
-            calls.emit(BrokerTrouble(doing, str(error), f"again in {pause:g} s"))
-        else:
-            if not older:
-                return
-            text = f"nodes of an older version of actorwork, which would not respect it, run: {', '.join(older[:5])}"
-            calls.emit(BrokerTrouble(doing, text, "it is settled once they have ended"))
-        attempt += 1
-        await trio.sleep(pause)
 
 
 async def _unhold(

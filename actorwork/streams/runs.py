@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,7 @@ from actorwork.streams.transport.redis_py import cannot, checked
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+    from actorwork.streams.formats import Formats
 
 _PAGE: Final = 200
 _READS: Final = frozenset({"info", "page", "asks"})
@@ -32,8 +32,7 @@ class RedisRuns(Runs):
 
     def __init__(self, client: Commands) -> None:
         self._client = client
-        self._good_until: dict[str, float] = {}
-        """For each source to which steps were sent, until when no older node is taken to read it."""
+        self._formats: Formats | None = None
 
     def __repr__(self) -> str:
         return f"<RedisRuns at {self._client!r}>"
@@ -61,20 +60,18 @@ class RedisRuns(Runs):
 
     async def _refuse_older(self, plan: Plan) -> None:
         """Refuse to start a run whose steps would be read by nodes that may not know how to join them."""
-        from actorwork.streams.formats import KNOWN_FOR, older_readers  # noqa: PLC0415 - most programs have no workflows
+        if self._formats is None:
+            from actorwork.streams.formats import Formats  # noqa: PLC0415 - most programs have no workflows
 
-        now = time.monotonic()
+            self._formats = Formats(self._client)
         sources = {step.source for step in plan.steps if step.source}
-        asked = sorted(name for name in sources if self._good_until.get(name, 0.0) <= now)
-        if not asked:
-            return
-        older = await older_readers(self._client, asked)
+        older = await self._formats.older_of(sources)
         if older:
             raise BrokerError(
-                f"run {plan.id!r} was not started: nodes of an older version of actorwork read {', '.join(asked)}, and"
-                f" may not know how to join its steps ({', '.join(older[:5])}): end them first"
+                f"run {plan.id!r} was not started: nodes of an older version of actorwork read one of"
+                f" {', '.join(sorted(sources))}, and may not know how to join its steps ({', '.join(older[:5])}): end"
+                " them first"
             )
-        self._good_until.update(dict.fromkeys(asked, now + KNOWN_FOR))
 
     async def info(self, run: str) -> RunInfo | None:
         from actorwork.streams.plans import info_from  # noqa: PLC0415

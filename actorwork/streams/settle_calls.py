@@ -13,7 +13,8 @@ to a call that it has carried out. Errors that may pass are tried again for as l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from actorwork.policy.entities import StateChange
     from actorwork.policy.runs.values import Expansion, Plan
     from actorwork.policy.shards import Layout
+    from actorwork.streams.formats import Formats
     from actorwork.streams.outbox import Outbox
     from actorwork.streams.shards import Layouts
 
@@ -69,6 +71,7 @@ class SettleCalls:
         """On a cluster, forwards what is published to sources in other slots."""
         self.layouts: Layouts | None = None
         """Where the shards of sources are."""
+        self._formats: Formats | None = None
 
     async def settle(
         self, in_flight: InFlightEntries, plain: list[Delivery], others: list[Item], *, ahead: int = 0
@@ -101,16 +104,19 @@ class SettleCalls:
             args += token[:2]
         script = scripts.SETTLE_PLAIN
         if others:
+            begun: Collection[str] = ()
             try:
                 short = _keyed_args(in_flight, others)
                 if short is None:
-                    self._add_others(args, in_flight, others)
+                    begun = self._add_others(args, in_flight, others)
             except (ValueError, RecursionError) as error:
                 # A settlement that cannot be encoded must not end the node: the next node would get the same entry.
                 raise RefusedError(f"it cannot be written: {error}", is_unwritable=True) from error
             script = scripts.SETTLE if short is None else scripts.SETTLE_KEYED
             args += short or ()
             args.append(ahead)
+            if begun:
+                await self._wait_for_readers(in_flight, begun)
         script_keys = (
             in_flight.stream,
             in_flight.keys.settled(in_flight.group, in_flight.incarnation, in_flight.level),
@@ -125,13 +131,48 @@ class SettleCalls:
             self._forward(self.outbox, in_flight, others)
         return answer
 
-    def _add_others(self, args: list[Any], in_flight: InFlightEntries, others: Iterable[Item]) -> None:
+    def _add_others(self, args: list[Any], in_flight: InFlightEntries, others: Iterable[Item]) -> Collection[str]:
+        """Add settlements; return the sources to which those send steps that start runs, or add to them."""
         steps = _Steps(args, in_flight)
+        begun: set[str] = set()
         for delivery, settlement, published in others:
             if type(settlement) is Ack and steps.add(delivery, settlement, published):
                 continue
             steps.end()
             _add_other(args, in_flight, delivery, settlement, published, self.outbox)
+            if isinstance(settlement, Ack) and is_of_run(settlement):
+                plans = (*settlement.starts, settlement.continues, settlement.expands)
+                begun.update(step.source for plan in plans if plan is not None for step in plan.steps if step.source)
+        return begun
+
+    async def _wait_for_readers(self, in_flight: InFlightEntries, sources: Collection[str]) -> None:
+        """Wait until no node reads these sources that may not know how a step is joined."""
+        if self._formats is None:
+            from actorwork.streams.formats import Formats  # noqa: PLC0415 - only for runs
+
+            self._formats = Formats(self.client)
+        await self.wait_for_end_of_older(
+            partial(self._formats.older_of, sources),
+            f"settling a message of {in_flight.source} that sends steps to {', '.join(sorted(sources))}",
+            "may not know how to join these",
+        )
+
+    async def wait_for_end_of_older(self, look: Callable[[], Awaitable[list[str]]], doing: str, lack: str) -> None:
+        """Wait until there are no nodes of an older format; say meanwhile which there are, and what they lack."""
+        attempt = 0
+        while True:
+            attempt += 1
+            pause = pause_after(attempt)
+            try:
+                older = await look()
+            except RedisError as error:
+                self.emit(BrokerTrouble(doing, str(error), f"again in {pause:g} s"))
+            else:
+                if not older:
+                    return
+                text = f"nodes of an older version of actorwork, which {lack}, run: {', '.join(older[:5])}"
+                self.emit(BrokerTrouble(doing, text, "it is settled once they have ended"))
+            await trio.sleep(pause)
 
     @property
     def known_layouts(self) -> Mapping[str, Layout]:

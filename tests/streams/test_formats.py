@@ -3,9 +3,11 @@
 import pytest
 
 from actorwork.errors import BrokerError
-from actorwork.events import Event
+from actorwork.events import BrokerTrouble, Event
+from actorwork.message import Envelope
 from actorwork.policy.runs.values import Need, Plan, StepPlan
-from actorwork.streams.broker import open_broker
+from actorwork.policy.settlement import Ack
+from actorwork.streams.broker import RedisBroker, open_broker
 from actorwork.streams.formats import FORMAT
 from actorwork.streams.keys import lease
 from actorwork.testing.conformance import open_consumer
@@ -25,12 +27,19 @@ def ignore(_event: Event) -> None:
     pass
 
 
+async def read_as_older(broker: RedisBroker, source: str, name: str = "older", held: str = "a.host:18") -> None:
+    """Have a consumer of that name read a source. Its lease comes first: one without is taken for dead, and removed."""
+    await broker.client.call("SET", lease(name), held)
+    async with open_consumer(broker, source) as consumer:
+        await broker.client.call("XGROUP", "CREATECONSUMER", source, consumer.subscription.group, name)
+
+
 async def test_a_run_starts_once_no_older_node_would_read_its_steps(url: str):
     async with open_broker(url, emit=ignore) as broker:
-        async with open_consumer(broker, "orders") as consumer:
-            await broker.client.call("XGROUP", "CREATECONSUMER", "orders", consumer.subscription.group, "older")
-        await broker.client.call("SET", lease("older"), "a.host:17")
-        with pytest.raises(BrokerError, match=r"'r' was not started: nodes of an older .* read orders, .*\(older\)"):
+        await read_as_older(broker, "orders")
+        with pytest.raises(
+            BrokerError, match=r"'r' was not started: nodes of an older .* read one of orders, .*\(older\)"
+        ):
             await broker.runs.start(PLAN)
         assert await broker.runs.info("r") is None
         assert await broker.backlog("orders") == 0
@@ -41,8 +50,25 @@ async def test_a_run_starts_once_no_older_node_would_read_its_steps(url: str):
 
 async def test_nodes_of_this_version_and_older_ones_of_other_sources_keep_no_run_from_its_start(url: str):
     async with open_broker(url, emit=ignore) as broker:
-        for source, name, held in (("orders", "new", f"a.host:17 {FORMAT}"), ("others", "older", "a.host:18")):
-            async with open_consumer(broker, source) as consumer:
-                await broker.client.call("XGROUP", "CREATECONSUMER", source, consumer.subscription.group, name)
-            await broker.client.call("SET", lease(name), held)
+        await read_as_older(broker, "others")
+        await read_as_older(broker, "orders", "new", f"a.host:17 {FORMAT}")
         assert await broker.runs.start(PLAN)
+
+
+async def test_a_handler_that_starts_a_run_is_settled_once_no_older_node_would_read_its_steps(url: str):
+    async with open_broker(url, emit=ignore) as broker, open_consumer(broker, "bills") as consumer:
+        await read_as_older(broker, "orders")
+        await broker.publish([Envelope("bills", "b", b"1")])
+        consumer.node.settle(consumer.subscription, await consumer.take_one(), Ack(starts=(PLAN,)))
+        await consumer.wait(lambda: consumer.seen(BrokerTrouble), "the trouble")
+        (trouble, *_) = consumer.seen(BrokerTrouble)
+        assert "sends steps to orders" in trouble.doing
+        assert "may not know how to join these, run: older" in trouble.error
+        assert await broker.backlog("bills") == 1
+        assert await broker.backlog("orders") == 0
+        await broker.client.call("DEL", lease("older"))
+        await consumer.node.wait_settled()
+        assert await broker.backlog("bills") == 0
+        async with open_consumer(broker, "orders") as reader:
+            await reader.settle(await reader.take_one())
+        assert await broker.runs.info("r") is not None
