@@ -453,7 +453,8 @@ def mutants(all_of_them: Mapping[str, object]) -> list[Any]:
 
 Change: TypeAlias = "tuple[str, str]"
 """A piece of the text of scripts, and what is put in its place: in every script that has it."""
-OF_A_STEP = "(state == '1' or state == '3') and id_of(r, steps[i], known[2 * (i - first) + 2]) == ids[i]"
+OF_A_STEP = """(state == '1' or state == '3')
+            and (not attempt and page.lives[i] or id_of(r, steps[i], attempt) == ids[i])"""
 REFUSED = "fenced[#fenced + 1] = which"
 SENT = "local place = send_message(r, plan,"
 RELEASED = "'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID')"
