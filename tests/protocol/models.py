@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast
 from unittest.mock import patch
 
 import attrs
@@ -42,6 +42,7 @@ from actorwork.policy.settlement import Settlement
 from actorwork.streams import keys, lease, reader as reading, reclaimer as reclaiming, scripts, survey
 from actorwork.streams.delayed import RedisDelayed
 from actorwork.streams.entities import RedisEntities
+from actorwork.streams.formats import FORMAT
 from actorwork.streams.node import RedisNode
 from actorwork.streams.publisher import Publisher
 from actorwork.streams.runs import RedisRuns
@@ -63,6 +64,7 @@ GROUP = "group"
 MAX_CRASHES = 3
 LEVELS = (Priority.NORMAL, Priority.HIGH)
 RELEASED = "released"
+LEASE: Final = f"here {FORMAT}"
 
 T = TypeVar("T")
 Ending: TypeAlias = "tuple[Delivery, Settlement, Sequence[Envelope]]"
@@ -338,7 +340,7 @@ class RedisWorld:
 
     def start(self) -> RedisHand:
         hand = self.loop.do(self._start)
-        self.do("SET", keys.lease(hand.owner), "here")
+        self.do("SET", keys.lease(hand.owner), LEASE)
         return hand
 
     async def _start(self) -> RedisHand:
@@ -470,7 +472,7 @@ class RedisWorld:
     def succeed(self, hand: Hand) -> None:
         assert isinstance(hand, RedisHand)
         successor = f"{hand.owner[:24]}{int(hand.owner[24:], 16) + 1 & 0xFFFFFFFF:08x}"
-        self.do("SET", keys.lease(successor), "here")
+        self.do("SET", keys.lease(successor), LEASE)
         self.loop.do(self._lose, hand, successor)
         hand.owner = successor
 
