@@ -8,7 +8,7 @@ expect_writable   raise now what the first write to a read-only file would raise
 begin_writing     begin a transaction as soon as no other process has one
 writing           one transaction, all of it or nothing
 advised           an error as text, with what to do about it
-Connection        one that a child process leaves alone
+opened            a connection to a file; a child process that is forked leaves it alone
 OpenedFile        whether the file that was opened is still the one that its path names
 """
 
@@ -76,6 +76,13 @@ class Connection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _connections.add(self)
+
+
+def opened(path: str | Path, *, check_same_thread: bool) -> sqlite3.Connection:
+    """Return a connection that begins no transaction by itself; raise what SQLite raises."""
+    return sqlite3.connect(
+        path, timeout=PATIENCE, isolation_level=None, check_same_thread=check_same_thread, factory=Connection
+    )
 
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()

@@ -21,12 +21,11 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import attrs
 
 from actorwork.embedded.files import (
-    PATIENCE,
-    Connection,
     advised,
     expect_writable,
     make_private,
     may_pass,
+    opened,
     stamp_of,
     use_write_ahead,
     writing,
@@ -95,13 +94,7 @@ def connect(location: Location, *, check_same_thread: bool = True) -> sqlite3.Co
     if path is not None:
         make_private(path)
     try:
-        connection = sqlite3.connect(
-            path or ":memory:",
-            timeout=PATIENCE,
-            isolation_level=None,
-            check_same_thread=check_same_thread,
-            factory=Connection,
-        )
+        connection = opened(path or ":memory:", check_same_thread=check_same_thread)
     except sqlite3.Error as error:
         raise explained(location, error) from error
     try:

@@ -26,12 +26,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 import attrs
 
 from actorwork.embedded.files import (
-    PATIENCE,
-    Connection,
     OpenedFile,
     advised,
     expect_writable,
     make_private,
+    opened,
     stamp_of,
     use_write_ahead,
     writing,
@@ -330,9 +329,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise SpoolError(f"the spool {path}: {path.parent} is no directory; create it, or name another file")
     make_private(path)
     try:
-        connection = sqlite3.connect(
-            path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, factory=Connection
-        )
+        connection = opened(path, check_same_thread=False)
     except sqlite3.Error as error:
         raise _problem(path, error) from error
     try:

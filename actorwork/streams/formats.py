@@ -87,8 +87,7 @@ class Formats:
 
         Raises `RedisError` if that cannot be known.
         """
-        now = time.monotonic()
-        asked = [stream for stream in streams if self._good_until.get((stream, group), 0.0) <= now]
+        asked = self._unknown(streams, group)
         if not asked:
             return []
         replies = await self._client.call_many(
@@ -100,18 +99,23 @@ class Formats:
                 raise reply if isinstance(reply, RedisError) else RedisError(str(reply))
             names.update(row[b"name"] for row in cast("list[dict[bytes, Any]]", reply))
         older = await older_among(self._client, names - {RELEASED.encode()})
-        if not older:
-            self._good_until.update(dict.fromkeys(((stream, group) for stream in asked), now + _KNOWN_FOR))
-        return older
+        return self._noted(asked, group, older)
 
     async def older_of(self, sources: Collection[str]) -> list[str]:
         """Return the nodes that are alive, of an older format, and read one of the sources, as any group.
 
         What this user may not read is left out. Raises `RedisError` if the server cannot be asked.
         """
+        asked = self._unknown(sources, "")
+        return self._noted(asked, "", await older_readers(self._client, asked)) if asked else []
+
+    def _unknown(self, names: Collection[str], group: str) -> list[str]:
         now = time.monotonic()
-        asked = sorted(name for name in sources if self._good_until.get((name, ""), 0.0) <= now)
-        older = await older_readers(self._client, asked) if asked else []
+        return [name for name in names if self._good_until.get((name, group), 0.0) <= now]
+
+    def _noted(self, names: Collection[str], group: str, older: list[str]) -> list[str]:
+        """Note that there are no older nodes, if that is so; return those that there are."""
         if not older:
-            self._good_until.update(dict.fromkeys(((name, "") for name in asked), now + _KNOWN_FOR))
+            until = time.monotonic() + _KNOWN_FOR
+            self._good_until.update(dict.fromkeys(((name, group) for name in names), until))
         return older
