@@ -300,7 +300,7 @@ def __getattr__(name: str) -> object:
     module = _AT_FIRST_USE.get(name)
     if module is None:
         raise AttributeError(f"module 'actorwork' has no attribute {name!r}")
-    with _paused_collector():
+    with _paused_collector(module):
         value: object = getattr(import_module(module), name)
     globals()[name] = value
     return value

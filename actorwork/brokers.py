@@ -136,7 +136,7 @@ async def open_broker(
         yield url
         return
     if url is None:
-        with paused_collector():
+        with paused_collector("actorwork.embedded.broker"):
             from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415 - as below
 
         file = default_file()
@@ -147,13 +147,13 @@ async def open_broker(
         return
     # Each is imported only when it is needed: a node starts faster without the other one.
     if is_redis(url):
-        with paused_collector():
+        with paused_collector("actorwork.streams.broker"):
             from actorwork.streams.broker import open_broker as open_redis  # noqa: PLC0415
 
         async with open_redis(url, emit=emit, is_unsafe_allowed=is_unsafe_allowed) as broker:
             yield broker
     elif is_file(url):
-        with paused_collector():
+        with paused_collector("actorwork.embedded.broker"):
             from actorwork.embedded.broker import open_broker as open_embedded  # noqa: PLC0415
 
         async with open_embedded(url, emit=emit) as broker:

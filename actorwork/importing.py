@@ -9,14 +9,18 @@ at once. It goes on afterwards, and looks at what came in the meantime when it n
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def paused_collector() -> Generator[None]:
-    """Pause the garbage collector for a block that imports; leave it alone if the program has disabled it."""
-    if not gc.isenabled():
+def paused_collector(module: str) -> Generator[None]:
+    """Pause the garbage collector for a block that imports a module.
+
+    The collector is left alone if the module has been imported, or if the program has disabled the collector.
+    """
+    if module in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()

@@ -145,7 +145,7 @@ def test_no_garbage_is_collected_while_the_first_use_of_a_name_imports_its_modul
 def test_a_collector_that_the_program_has_disabled_stays_so() -> None:
     gc.disable()
     try:
-        with paused_collector():
+        with paused_collector("actorwork.absent"):
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:
@@ -153,9 +153,14 @@ def test_a_collector_that_the_program_has_disabled_stays_so() -> None:
 
 
 def test_the_collector_goes_on_after_an_import_that_failed() -> None:
-    with pytest.raises(ImportError), paused_collector():
+    with pytest.raises(ImportError), paused_collector("actorwork.absent"):
         raise ImportError("no such module")
     assert gc.isenabled()
+
+
+def test_the_collector_goes_on_when_nothing_is_left_to_import() -> None:
+    with paused_collector("actorwork.importing"):
+        assert gc.isenabled()
 
 
 def test_what_the_program_has_frozen_stays_frozen() -> None:
