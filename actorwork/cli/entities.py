@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option
+from actorwork.cli.brokers import Step, broker_option, confirm, refuse_unknown_actor, speak, timeout_option, unknown_actor_of
 from actorwork.cli.durations import Duration
 from actorwork.cli.output import as_json, one_line, print_json, print_table
 from actorwork.inspection.words import moment
@@ -51,21 +51,20 @@ def list_them(
 ) -> None:
     """List keys, those whose last change is longest ago first."""
 
-    async def talk(opened: Broker, step: Step) -> Sequence[EntityInfo]:
+    async def look(states: EntityStore) -> Sequence[EntityInfo]:
         from time import time
 
         # This machine's clock, since people mean theirs; the states' times are those of the broker's clock.
         changed_since = None if since is None else time() - since
-        with step():
-            return await opened.entities.list(*_place(actor), changed_since=changed_since, limit=limit)
+        return await states.list(*_place(actor), changed_since=changed_since, limit=limit)
 
-    found = speak(broker, timeout, talk)
+    found, hint = _ask(broker, timeout, actor, look)
     if json_output:
         print_json(
             [{"key": one.key, "version": one.version, "at": one.at, "by": one.by, "bytes": one.bytes} for one in found]
         )
     elif not found:
-        click.echo(f"no states of {one_line(actor)!r}")
+        click.echo(f"no states of {one_line(actor)!r}{hint}")
     else:
         print_table(
             ("KEY", "VERSION", "CHANGED", "BY", "BYTES"),
@@ -83,9 +82,9 @@ def list_them(
 @as_json
 def show(actor: str, key: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show the committed state of a key, with its version, and when and by which message it was committed."""
-    state = _ask(broker, timeout, lambda states: states.get(*_place(actor), key))
+    state, hint = _ask(broker, timeout, actor, lambda states: states.get(*_place(actor), key))
     if state is None:
-        raise click.ClickException(f"{one_line(actor)!r} has no state for the key {one_line(key)!r}")
+        raise click.ClickException(f"{one_line(actor)!r} has no state for the key {one_line(key)!r}{hint}")
     if json_output:
         print_json(_in_json(state))
         return
@@ -115,11 +114,11 @@ def show(actor: str, key: str, *, broker: str | None, timeout: float, json_outpu
 @as_json
 def history(actor: str, key: str, *, limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show the last changes that are kept, newest first: as many as the actor's `Entities(history=…)` says."""
-    found = _ask(broker, timeout, lambda states: states.history(*_place(actor), key, limit=limit))
+    found, hint = _ask(broker, timeout, actor, lambda states: states.history(*_place(actor), key, limit=limit))
     if json_output:
         print_json([_in_json(state) for state in found])
     elif not found:
-        click.echo("no changes are kept")
+        click.echo(f"no changes are kept{hint}")
     else:
         print_table(
             ("VERSION", "CHANGED", "BY", "STATE"),
@@ -148,7 +147,12 @@ def history(actor: str, key: str, *, limit: int, broker: str | None, timeout: fl
     help="Keep the state this long; without it, as long as it was to be kept before.",
 )
 @click.option("--forever", is_flag=True, help="Keep the state forever.", allow_from_autoenv=False)
-@click.option("--force", is_flag=True, help=FORCE, allow_from_autoenv=False)
+@click.option(
+    "--force",
+    is_flag=True,
+    help=f"{FORCE} Also if no actor of this title has run so far.",
+    allow_from_autoenv=False,
+)
 @click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option
 @timeout_option
@@ -186,6 +190,8 @@ def put(
     async def talk(opened: Broker, step: Step) -> int:
         with step():
             before = await opened.entities.get(*_place(actor), key)
+        if before is None and not force:
+            await refuse_unknown_actor(opened, step, actor)
         async with audited(opened.audit, "put-state", f"{actor}/{key}", reason=reason) as action:
             with step():
                 new = await opened.entities.put(
@@ -202,7 +208,7 @@ def put(
             action.how_many = 1
         return new
 
-    version = speak(broker, timeout, talk, creates=True)
+    version = speak(broker, timeout, talk, creates=force)
     if json_output:
         print_json({"key": key, "version": version})
     else:
@@ -239,26 +245,36 @@ def forget(
     if not yes:
         confirm(f"Delete the state of {one_line(key)!r} of {one_line(actor)!r}, and its history?")
 
-    async def talk(opened: Broker, step: Step) -> bool:
+    async def talk(opened: Broker, step: Step) -> tuple[bool, str]:
         async with audited(opened.audit, "forget-state", f"{actor}/{key}", reason=reason) as action:
             with step():
                 was_there = await opened.entities.forget(*_place(actor), key, version=wanted, force=force)
             action.how_many = int(was_there)
-        return was_there
+        return was_there, "" if was_there else await _hint(opened, step, actor)
 
-    was_there = speak(broker, timeout, talk)
+    was_there, hint = speak(broker, timeout, talk)
     if json_output:
         print_json({"key": key, "forgotten": was_there})
     else:
-        click.echo(f"the state of {one_line(key)!r} is deleted" if was_there else "there was no state")
+        click.echo(f"the state of {one_line(key)!r} is deleted" if was_there else f"there was no state{hint}")
 
 
-def _ask(broker: str | None, timeout: float, look: Callable[[EntityStore], Awaitable[T]]) -> T:
-    async def talk(opened: Broker, step: Step) -> T:
+def _ask(
+    broker: str | None, timeout: float, actor: str, look: Callable[[EntityStore], Awaitable[T]]
+) -> tuple[T, str]:
+    """Return what was found, and if it is nothing, what may be wrong with the title."""
+
+    async def talk(opened: Broker, step: Step) -> tuple[T, str]:
         with step():
-            return await look(opened.entities)
+            found = await look(opened.entities)
+        return found, "" if found else await _hint(opened, step, actor)
 
     return speak(broker, timeout, talk)
+
+
+async def _hint(opened: Broker, step: Step, actor: str) -> str:
+    problem = await unknown_actor_of(opened, step, actor)
+    return "" if problem is None else f": {problem}"
 
 
 def _place(actor: str) -> tuple[str, str]:

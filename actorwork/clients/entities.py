@@ -21,7 +21,7 @@ from actorwork.clients.identity import whoami
 from actorwork.clients.refs import StreamRef
 from actorwork.codec import dumps, loads
 from actorwork.durations import Duration
-from actorwork.errors import MessageRefused
+from actorwork.errors import CodecError, Fail, MessageRefused
 from actorwork.message import NO_HEADERS, Envelope, Json, Message, Untyped
 from actorwork.policy.entities import EntityInfo, StoredState
 from actorwork.policy.sending import SendOptions
@@ -130,7 +130,12 @@ class EntityRef(StreamRef[A_co]):
         return self._read(found)
 
     async def history(self, *, limit: int = 20) -> Sequence[EntityState]:
-        """Return the last changes that are kept (`Entities.history`), newest first."""
+        """Return the last changes that are kept (`Entities.history`), newest first, at most `limit`.
+
+        Raises `CodecError` if one of them cannot be read.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"history: limit wants a whole number from 1 on, got {limit!r}")
         broker, group, key = await self._place()
         return [self._read(one) for one in await broker.entities.history(self.source, group, key, limit=limit)]
 
@@ -140,15 +145,15 @@ class EntityRef(StreamRef[A_co]):
         With `version`, only if that is the current one (0: there is none); raises `StateConflict` otherwise. It also
         does while a node is handling a message of this key; with `force` that message is handled again, on the new
         state, if it would change it. Recorded in the audit. If the actor is named by its title, `value` is JSON of the
-        schema that the state has, and the state is kept for as long as it was to be before. Cancelled, or the reply was
-        lost (`BrokerError`): it may have taken effect.
+        schema that the state has, and the state is kept for as long as it was to be before. Raises `CodecError` for a
+        value that cannot be a state. Cancelled, or the reply was lost (`BrokerError`): it may have taken effect.
         """
         broker, group, key = await self._place()
         if self._schema is None:
             data, before = dumps(cast("Json", value)), await broker.entities.get(self.source, group, key)
             schema, ttl, history = 0 if before is None else before.schema, None, None
         else:
-            data, schema = self._schema.write(value), self._schema.version
+            data, schema = self._written(value, self._schema), self._schema.version
             ttl, history = self._entities.ttl or math.inf, self._entities.history
         async with audited(broker.audit, "put-state", f"{self.title}/{key}", reason=reason) as action:
             new = await broker.entities.put(
@@ -190,8 +195,23 @@ class EntityRef(StreamRef[A_co]):
             raise MessageRefused(f"the states of the entity {self.title!r} have keys: client.ref(…, key=…)")
         return await self._sender.reached(), identity(self.title), self.key
 
+    def _written(self, value: object, schema: StateSchema) -> bytes:
+        try:
+            data = schema.write(value)
+            schema.check(value)
+        except Fail as error:
+            # Where a handler has called this, it is not the handler's verdict on its message.
+            raise CodecError(f"put into {self.title!r}, key {self.key!r}: {error.reason}") from error
+        return data
+
     def _read(self, found: StoredState) -> EntityState:
-        value = loads(found.data) if self._schema is None else self._schema.read(found.data, found.schema)[0]
+        try:
+            value = loads(found.data) if self._schema is None else self._schema.read(found.data, found.schema)[0]
+        except Exception as error:  # a migration is the user's, and may raise anything
+            raise CodecError(
+                f"version {found.version} of the state of {self.key!r} of {self.title!r} cannot be read:"
+                f" {str(error) or type(error).__name__} (`actorwork entities show` prints it as it is)"
+            ) from error
         return EntityState(
             value=value, version=found.version, at=found.at, by=found.by, node=found.node, schema=found.schema
         )
@@ -199,8 +219,10 @@ class EntityRef(StreamRef[A_co]):
 
 async def listed(sender: Sender, title: str, changed_since: datetime | float | None) -> AsyncGenerator[EntityInfo]:
     """Yield the entities of an actor, those whose last change is longest ago first."""
-    broker, group, source = await sender.reached(), identity(title), default_source(identity(title))
     since = changed_since.timestamp() if isinstance(changed_since, datetime) else changed_since
+    if since is not None and not (isinstance(since, (int, float)) and math.isfinite(since)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"changed_since wants a datetime, or seconds since the epoch, got {changed_since!r}")
+    broker, group, source = await sender.reached(), identity(title), default_source(identity(title))
     after: tuple[float, str] | None = None
     while True:
         page = await broker.entities.list(source, group, changed_since=since, limit=PAGE, after=after)

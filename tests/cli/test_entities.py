@@ -52,7 +52,22 @@ def test_what_is_not_there_is_said(shell: Shell) -> None:
     assert "there was no state" in shell("entities", "forget", "account", "ann", "--yes").output
 
 
+def test_a_misspelt_title_is_said_and_nothing_is_put_there(shell: Shell) -> None:
+    shell.enter({"account": [SOURCE]})
+    hint = "no actor 'acount' has run at this broker; did you mean 'account'?"
+    assert hint in shell("entities", "ls", "acount").output
+    assert hint in shell("entities", "show", "acount", "ann", code=1).stderr
+    assert hint in shell("entities", "history", "acount", "ann").output
+    assert hint in shell("entities", "forget", "acount", "ann", "--yes").output
+    assert hint in shell("entities", "put", "acount", "ann", "1", code=1).stderr
+    assert shell.json("entities", "ls", "acount") == []
+    assert shell.json("entities", "put", "acount", "ann", "1", "--force")["version"] == 1
+    assert shell.json("entities", "put", "acount", "ann", "2")["version"] == 2
+    assert "has run" not in shell("entities", "show", "account", "ann", code=1).stderr
+
+
 def test_a_state_is_put_by_its_version_and_recorded(shell: Shell) -> None:
+    shell.enter({"account": [SOURCE]})
     put = ("entities", "put", "account", "ann")
     assert "version 1 now" in shell(*put, '{"amount": 7}', "--version", "0", "--reason", "a refund").output
     assert "it has the version 1, not 5" in shell(*put, "8", "--version", "5", code=1).stderr
@@ -82,6 +97,7 @@ def test_no_state_is_put_while_a_message_of_its_key_is_in_hand_unless_that_is_fo
         async with open_consumer(broker, SOURCE, group=GROUP) as consumer:
             await consumer.take_one()
 
+    shell.enter({"account": [SOURCE]})
     shell.at_broker(send)
     shell("entities", "put", "account", "ann", "1")  # It waits: no node has it.
     shell.at_broker(take)  # Its node has died since, and it is to run again.
@@ -124,6 +140,7 @@ def test_a_state_that_is_put_is_kept_for_as_long_as_before_unless_an_option_says
 
         found.append(await broker.entities._writer.ask(ttl))
 
+    shell.enter({"account": [SOURCE]})
     for options in ([], ["--ttl", "1h"], [], ["--forever"], []):
         shell("entities", "put", "account", "ann", "1", *options)
         shell.at_broker(look)

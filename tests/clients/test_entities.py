@@ -11,6 +11,7 @@ import trio
 
 from actorwork import (
     AskTimeout,
+    CodecError,
     Entities,
     Entity,
     EntityState,
@@ -124,3 +125,39 @@ async def test_a_state_is_there_without_a_node_but_it_is_forgotten_in_its_turn_o
         assert (await ann.state()).version == 1
         assert await ann.forget_now(reason="a test")
         assert (await ann.state()).version == 0
+
+
+async def test_a_state_that_the_program_cannot_read_is_told_as_such_and_shown_as_json(url: str) -> None:
+    async with open_client(url) as client:
+        ann, raw = client.ref(Counter, key="ann"), client.ref("counter", key="ann")
+        settings = Counter.settings
+        states = client.broker.entities
+        for data, schema, problem in (
+            (b'{"sum": "many"}', 1, "at sum: wants a whole number"),
+            (b'{"sum": 1}', 7, "it has the version 7 of its schema, and this program knows 1"),
+            (b"{", 1, "not JSON"),
+        ):
+            await states.put(settings.default_source, settings.id, "ann", data, schema=schema, history=1)
+            for look in (ann.state, ann.history):
+                with pytest.raises(CodecError, match=f"state of 'ann' of 'counter' cannot be read: .*{problem}"):
+                    await look()
+        with pytest.raises(CodecError, match="not JSON"):
+            await raw.state()
+        await raw.put({"sum": 3})
+        assert (await raw.state()).value == {"sum": 3}
+
+
+async def test_bad_arguments_are_refused_with_what_was_wanted(url: str) -> None:
+    async with open_client(url) as client:
+        ann = client.ref(Counter, key="ann")
+        with pytest.raises(CodecError, match="put into 'counter', key 'ann': .* at sum: wants a whole number, got 0.5"):
+            await ann.put(Total(0.5))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        with pytest.raises(CodecError, match="put into 'counter', key 'ann': .* cannot be"):
+            await ann.put(object())
+        assert (await ann.state()).version == 0
+        for limit in (0, -1, True, 1.5, "20"):
+            with pytest.raises(ValueError, match="history: limit wants a whole number from 1 on, got"):
+                await ann.history(limit=limit)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        for since in ("yesterday", float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="changed_since wants a datetime, or seconds since the epoch, got"):
+                await anext(client.entities(Counter, changed_since=since))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -105,6 +105,7 @@ class Activation:
         data = schema.write(self.entity.state, self._unknown)
         if data == self.data and self.schema in (0, schema.version):
             return None
+        schema.check(self.entity.state)
         return StateChange(
             version=self.version,
             data=data,

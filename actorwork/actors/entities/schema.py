@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast, get_args, get_origin
 
 import attrs
 
+from actorwork.actors.entities.readable import Look, quick_look
 from actorwork.actors.entities.unknown import Rest, join, split
 from actorwork.codec import (
     check_type,
@@ -94,6 +95,10 @@ def _encoder_of(schema: StateSchema) -> Callable[[Any], bytes]:
     return encoder_of(schema.type)
 
 
+def _look_of(schema: StateSchema) -> Look:
+    return quick_look(schema.type)
+
+
 def _kind_of(schema: StateSchema) -> Any:
     """Return the class that makes the state of a key that has none; None if that state is null."""
     kind = get_origin(schema.type) or schema.type
@@ -120,6 +125,7 @@ class StateSchema:
     version: int = attrs.field(init=False, default=attrs.Factory(_version_of, takes_self=True))
     _make: Callable[[], Any] = attrs.field(init=False, default=attrs.Factory(_maker_of, takes_self=True))
     _encode: Callable[[Any], bytes] = attrs.field(init=False, default=attrs.Factory(_encoder_of, takes_self=True))
+    _is_as_annotated: Look = attrs.field(init=False, default=attrs.Factory(_look_of, takes_self=True))
 
     @classmethod
     def of(cls, state: Any, where: str, limit: int) -> StateSchema:
@@ -187,6 +193,16 @@ class StateSchema:
                 f" {self.limit:,} (Entities.limit); most of them are in {path}: {size:,}"
             )
         return data
+
+
+    def check(self, value: Any) -> None:
+        """Raise `Fail` for a state that could be written, and not be read again (readable.py)."""
+        if self._is_as_annotated(value):
+            return
+        try:
+            structure(cast("Json", loads(self._encode(value))), self.type)
+        except CodecError as error:
+            raise Fail(f"the state cannot be kept, since it could not be read again: {error}") from error
 
 
 def _parts_of(value: object, annotation: Any, path: str) -> list[tuple[str, Any, Any]]:
