@@ -27,7 +27,7 @@ from actorwork.durations import Duration
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
 from actorwork.message import Message
-from actorwork.policy.bounds import check_name
+from actorwork.policy.bounds import check_count, check_name
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.policy.sending import PLAIN, Sending, SendOptions
@@ -181,8 +181,9 @@ class Client:
         """Return tracked messages, latest first: submitted ones and steps of runs, of some states or of all.
 
         The newest `search` of each source are looked at, 10,000 in all; the answer says how many that were. Messages
-        that are over are known as long as their results are kept. Raises `ValueError` for a state that there is not,
-        and `LookupError` for an actor of which nothing is known.
+        that are over are known as long as their results are kept. Raises `ValueError` for a state that there is not
+        and for a number below 1, and `LookupError` for an actor of which nothing is known. With both an actor and a
+        source, those of the actor in this source.
         """
         from actorwork.clients import messages  # noqa: PLC0415 - rare
 
@@ -321,7 +322,8 @@ class Client:
         return runs.find(self._sender, id)
 
     async def runs(self, *statuses: Status, limit: int = 100) -> Sequence[RunInfo]:
-        """Return runs, latest first: those of some statuses, or all."""
+        """Return runs, latest first: those of some statuses, or all; at most `limit`."""
+        check_count("limit", limit)
         return await (await self._sender.reached()).runs.list(statuses=statuses, limit=limit)
 
     # ---- shared by all nodes ----

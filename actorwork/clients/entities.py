@@ -23,6 +23,7 @@ from actorwork.codec import dumps, loads
 from actorwork.durations import Duration
 from actorwork.errors import CodecError, Fail, MessageRefused
 from actorwork.message import NO_HEADERS, Envelope, Json, Message, Untyped
+from actorwork.policy.bounds import check_count
 from actorwork.policy.entities import EntityInfo, StoredState
 from actorwork.policy.sending import SendOptions
 from actorwork.settings import Entities, Settings, default_source, identity
@@ -134,8 +135,7 @@ class EntityRef(StreamRef[A_co]):
 
         Raises `CodecError` if one of them cannot be read.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"history: limit wants a whole number from 1 on, got {limit!r}")
+        check_count("limit", limit)
         broker, group, key = await self._place()
         return [self._read(one) for one in await broker.entities.history(self.source, group, key, limit=limit)]
 

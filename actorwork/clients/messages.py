@@ -15,6 +15,7 @@ import attrs
 
 from actorwork.abc import Broker
 from actorwork.message import Json
+from actorwork.policy.bounds import check_count
 from actorwork.records import MessageState, TrackedMessage
 from actorwork.settings import Settings
 from actorwork.shown import Value
@@ -57,7 +58,7 @@ async def find(
     limit: int = 100,
     search: int = SEARCHED,
 ) -> Messages:
-    """Return messages of some states, or of all; raise `ValueError` for a state that there is not.
+    """Return messages of some states, or of all; raise `ValueError` for a state that there is not, and wrong numbers.
 
     With a `text`, those whose id, or payload as far as it is known, has it in it; capital letters do not matter. With a
     `key`, a `unique` key or `headers`, those that have exactly these, as far as they are known: of open messages, and
@@ -68,6 +69,8 @@ async def find(
         raise ValueError(
             f"a state of messages is one of {', '.join(STATES)}, got {', '.join(map(repr, sorted(unknown)))}"
         )
+    check_count("limit", limit)
+    check_count("search", search)
     sources = await _sources(broker, actor, source)
     each = max(1, min(search, MOST // max(1, len(sources))))
     seen: list[TrackedMessage] = []

@@ -7,6 +7,7 @@
     instance_of        an instance of a class
     callables          a list of callables that take the named arguments
     check_name         a name that a user chooses at the broker: of a key, an id, a lock
+    check_count        how many of something a user wants to see
     takes              whether an object can be called with that many arguments
     wrong              the error that all of them raise, for checks made elsewhere
     bounds_of          the lowest and the highest number that a validator accepts
@@ -127,6 +128,12 @@ def check_name(what: str, value: object, *, optional: bool = False) -> None:
         raise ValueError(f"{what} wants 1 to {LONGEST_NAME} characters, got {len(value)}")
     if not is_utf8(value):
         raise ValueError(f"{what} wants a str that can be written as UTF-8, got {value!r}")
+
+
+def check_count(what: str, value: object) -> None:
+    """Raise ValueError if `value` does not say how many of something there may be; `what` says what it counts."""
+    if not is_whole(value) or value < 1:
+        raise ValueError(f"{what} wants a whole number from 1 on, got {value!r}")
 
 
 def one_of(known: Sequence[str], *, optional: bool = False) -> Validator:

@@ -156,7 +156,7 @@ async def test_bad_arguments_are_refused_with_what_was_wanted(url: str) -> None:
             await ann.put(object())
         assert (await ann.state()).version == 0
         for limit in (0, -1, True, 1.5, "20"):
-            with pytest.raises(ValueError, match="history: limit wants a whole number from 1 on, got"):
+            with pytest.raises(ValueError, match="limit wants a whole number from 1 on, got"):
                 await ann.history(limit=limit)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         for since in ("yesterday", float("nan"), float("inf")):
             with pytest.raises(ValueError, match="changed_since wants a datetime, or seconds since the epoch, got"):

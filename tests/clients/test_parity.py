@@ -103,6 +103,9 @@ WRONG: Final[dict[str, Call]] = {
     "a timeout that is none": lambda client: client.ref("nobody").ask({}, timeout="soon"),
     "a key that is taken": lambda client: client.ref(Calculator).tell(Square(2), unique="taken"),
     "a pause of two things": lambda client: client.pause(actor=Calculator, source="orders"),
+    "no message at all": lambda client: client.messages(limit=0),
+    "no message looked at": lambda client: client.messages(search=True),
+    "less than no run": lambda client: client.runs(limit=-1),
     "a trigger that nobody declared": lambda client: client.run_trigger(Calculator, "nightly"),
     "a trigger of nobody": lambda client: client.triggers.put("nobody", Trigger(title="x", schedule=Cron("* * * * *"))),
     "a message that the actor cannot take": lambda client: client.triggers.put(
