@@ -177,6 +177,7 @@ def put(
     entity's states: a state that the program cannot read holds up the messages of its key.
     """
     from actorwork.clients.auditing import audited
+    from actorwork.clients.entities import replaced
     from actorwork.clients.identity import whoami
     from actorwork.codec import dumps
 
@@ -189,7 +190,7 @@ def put(
 
     async def talk(opened: Broker, step: Step) -> int:
         with step():
-            before = await opened.entities.get(*_place(actor), key)
+            before = await replaced(opened, *_place(actor), key, force=force)
         if before is None and not force:
             await refuse_unknown_actor(opened, step, actor)
         async with audited(opened.audit, "put-state", f"{actor}/{key}", reason=reason) as action:

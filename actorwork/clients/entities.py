@@ -21,7 +21,7 @@ from actorwork.clients.identity import whoami
 from actorwork.clients.refs import StreamRef
 from actorwork.codec import dumps, loads
 from actorwork.durations import Duration
-from actorwork.errors import CodecError, Fail, MessageRefused
+from actorwork.errors import BrokerError, CodecError, Fail, MessageRefused
 from actorwork.message import NO_HEADERS, Envelope, Json, Message, Untyped
 from actorwork.policy.bounds import check_count
 from actorwork.policy.entities import EntityInfo, StoredState
@@ -150,7 +150,7 @@ class EntityRef(StreamRef[A_co]):
         """
         broker, group, key = await self._place()
         if self._schema is None:
-            data, before = dumps(cast("Json", value)), await broker.entities.get(self.source, group, key)
+            data, before = dumps(cast("Json", value)), await replaced(broker, self.source, group, key, force=force)
             schema, ttl, history = 0 if before is None else before.schema, None, None
         else:
             data, schema = self._written(value, self._schema), self._schema.version
@@ -215,6 +215,16 @@ class EntityRef(StreamRef[A_co]):
         return EntityState(
             value=value, version=found.version, at=found.at, by=found.by, node=found.node, schema=found.schema
         )
+
+
+async def replaced(broker: Broker, source: str, group: str, key: str, *, force: bool) -> StoredState | None:
+    """Return the state that is to be replaced; by force also what others have spoilt, of which nothing is known."""
+    try:
+        return await broker.entities.get(source, group, key)
+    except (BrokerError, CodecError):
+        if not force:
+            raise
+        return None
 
 
 async def listed(sender: Sender, title: str, changed_since: datetime | float | None) -> AsyncGenerator[EntityInfo]:

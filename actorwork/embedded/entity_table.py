@@ -140,7 +140,7 @@ def state_of(row: Sequence[Any]) -> StoredState:
     version, data, at, by, node, schema, stamp, *marks = row
     return StoredState(
         version=version,
-        data=data,
+        data=data.encode() if isinstance(data, str) else data,  # A state that was written by hand.
         at=at,
         by=by,
         node=node,

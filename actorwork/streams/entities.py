@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from operator import gt, lt
 from typing import Any, Final
 
-from actorwork.errors import BrokerError
+from actorwork.codec.text import shown
+from actorwork.errors import BrokerError, CodecError
 from actorwork.policy.entities import EntityInfo, FoundState, StoredState, conflict
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
@@ -16,6 +17,8 @@ from actorwork.streams.transport.redis_py import ConnectionError, cannot, checke
 
 _FIELDS: Final = ("v", "data", "at", "by", "node", "s", "n", "m")
 _INFO: Final = ("v", "at", "by")
+MOST_DIGITS: Final = 15
+"""Of numbers that this module has written; a script counts with no more."""
 
 
 class RedisEntities:
@@ -84,12 +87,15 @@ class RedisEntities:
                 key = keys.entity(source, group, name)
                 commands += [("HMGET", key, *_INFO), ("HSTRLEN", key, "data")]
             with cannot(f"list the entities of {source!r}"):
-                replies = checked(await self._client.call_many(commands, idempotent=True)) if commands else []
-            for (name, _), (version, at, by), size in zip(new, replies[::2], replies[1::2], strict=True):
-                if version is not None:  # Otherwise it has expired.
-                    found.append(
-                        EntityInfo(key=name, version=int(version), at=int(at) / 1000, by=by.decode(), bytes=size)
-                    )
+                replies = await self._client.call_many(commands, idempotent=True) if commands else []
+                for (name, changed), info, size in zip(new, replies[::2], replies[1::2], strict=True):
+                    if isinstance(info, Exception) and str(info).startswith("WRONGTYPE"):
+                        # Others have put something else there: it is seen, and the list goes on.
+                        found.append(EntityInfo(key=name, version=0, at=changed / 1000, by="", bytes=0))
+                        continue
+                    (version, at, by), size = checked([info, size])
+                    if version is not None:  # Otherwise it has expired.
+                        found.append(_info(name, version, at, by, size))
             if len(page) < limit:
                 break
         return found[:limit]
@@ -151,22 +157,43 @@ class RedisEntities:
 
 def _pairs(reply: Sequence[Any]) -> list[tuple[str, float]]:
     """Return members with their scores: RESP3 nests them, RESP2 does not."""
-    if reply and isinstance(reply[0], list):
-        return [(name.decode(), float(score)) for name, score in reply]
-    return [(name.decode(), float(score)) for name, score in zip(reply[::2], reply[1::2], strict=True)]
+    pairs = reply if reply and isinstance(reply[0], list) else zip(reply[::2], reply[1::2], strict=True)
+    return [(_text(name), float(score)) for name, score in pairs]
 
 
 def _state(found: Sequence[Any]) -> StoredState | None:
+    """Return a state; raises `CodecError` for a hash that was written by others than us."""
     version, data, at, by, node, schema, stamp, marks = found
     if version is None or data is None:
         return None
     return StoredState(
-        version=int(version),
+        version=_whole("v", version),
         data=data,
-        at=int(at or 0) / 1000,
-        by=(by or b"").decode(),
-        node=(node or b"").decode(),
-        schema=int(schema or 0),
-        stamp=(stamp or b"").decode(),
+        at=_whole("at", at or b"0") / 1000,
+        by=_text(by or b""),
+        node=_text(node or b""),
+        schema=_whole("s", schema or b"0"),
+        stamp=_text(stamp or b""),
         marks=marks or b"",
     )
+
+
+def _info(key: str, version: bytes, at: bytes | None, by: bytes | None, size: int) -> EntityInfo:
+    """Return what is known of an entity; what is no number, though it should be, is 0."""
+    numbers: list[int] = []
+    for value in (version, at):
+        try:
+            numbers.append(_whole("", value or b"0"))
+        except CodecError:
+            numbers.append(0)
+    return EntityInfo(key=key, version=numbers[0], at=numbers[1] / 1000, by=_text(by or b""), bytes=size)
+
+
+def _whole(field: str, value: bytes) -> int:
+    if not value.isdigit() or len(value) > MOST_DIGITS:
+        raise CodecError(f"the field {field!r} of its hash wants a whole number, got {shown(_text(value))}")
+    return int(value)
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")

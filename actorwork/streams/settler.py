@@ -63,6 +63,12 @@ right was never meant to be there, all messages of the actor would pile up in fl
 _WAITING_AT_MOST: Final = 1000
 
 
+def _version_in(problem: bytes) -> int:
+    """Return the version of a state that a problem names; 0 for one that others than us have written."""
+    version = problem.removeprefix(_STALE)
+    return int(version) if version.isdigit() else 0
+
+
 class _Patience:
     """Which settlements wait for the right to publish somewhere, and since when."""
 
@@ -315,7 +321,7 @@ class Settler:
             is_fenced = which in lost
             if problem is not None:
                 if problem.startswith(_STALE):
-                    self._hand_back(in_flight, delivery, settlement, int(problem.removeprefix(_STALE)))
+                    self._hand_back(in_flight, delivery, settlement, _version_in(problem))
                     continue
                 if problem.startswith(_MAY_PASS) and not in_flight.is_over and self._patience.lasts(delivery, problem):
                     again.append(item)

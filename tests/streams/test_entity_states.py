@@ -1,17 +1,37 @@
-"""What a user puts as the state of an entity at Redis."""
+"""What users do to the states of entities at Redis: by the commands for it, and by hand."""
 
 import math
 from collections.abc import Generator
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Final
 
+import attrs
 import pytest
 import redis
+import trio
 
+from actorwork import BrokerError, CodecError, Entities, Entity, Settings, open_client, open_system, receive
+from actorwork.events import EntityStalled, Event
 from actorwork.streams import keys
 from actorwork.streams.broker import open_broker
 from actorwork.testing.redis_server import RedisServer
+from tests.patience import PATIENCE
 
 KEY = "ann"
+
+
+@attrs.define
+class Balance:
+    amount: int = 0
+
+
+class Account(Entity[Balance]):
+    settings = Settings(title="account", concurrency=8, entities=Entities(idle=1, history=5))
+
+    @receive
+    async def deposit(self, amount: int) -> int:
+        self.state.amount += amount
+        return self.state.amount
 
 
 @pytest.fixture
@@ -42,3 +62,79 @@ async def test_a_state_that_is_put_is_kept_for_as_long_as_before_unless_its_user
         assert (server.pttl(state), server.pttl(past)) == (-1, -1)
         await entities.put("orders", "group", KEY, b"6", history=None)
         assert (server.pttl(state), server.pttl(past)) == (-1, -1)
+
+
+GARBAGE: Final[dict[str, dict[str, str | bytes] | str]] = {
+    "no JSON": {"data": b"\xff\x00{"},
+    "no text": {"data": ""},
+    "JSON of another type": {"data": "[1]"},
+    "a version that is no number": {"v": "many"},
+    "a version below 0": {"v": "-1"},
+    "a version of many digits": {"v": "9" * 40},
+    "a time that is no number": {"at": "yesterday"},
+    "a schema that is no number": {"s": "two"},
+    "a schema to come": {"s": "7"},
+    "no hash": "a string",
+}
+"""What a user may have written into the hash of a state by hand, or instead of it."""
+READABLE: Final = ("no JSON", "no text", "JSON of another type", "a schema to come")
+"""Of these it is known which version and which schema they have."""
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_a_state_that_others_have_spoilt_holds_up_its_key_alone_and_skips_no_message(
+    name: str, server: Any, redis_url: str
+) -> None:
+    settings = Account.settings
+    stalled = trio.Event()
+
+    def note(event: Event) -> None:
+        if isinstance(event, EntityStalled):
+            assert event.key == KEY
+            stalled.set()
+
+    async with open_client(redis_url) as client:
+        ann = client.ref(Account, key=KEY)
+        others = [client.ref(Account, key=f"other {number}") for number in range(5)]
+        for ref in (ann, *others):
+            await ref.put(Balance(1))
+        state = keys.entity(settings.default_source, settings.id, KEY)
+        garbage = GARBAGE[name]
+        if isinstance(garbage, str):
+            server.set(state, garbage, keepttl=False)
+        else:
+            server.hset(state, mapping=garbage)
+        receipts = [await ref.submit(10) for ref in (ann, *others)]
+        with trio.fail_after(PATIENCE):
+            async with open_system(Account, broker=redis_url, emit=note):
+                await stalled.wait()
+                for receipt in receipts[1:]:
+                    assert await receipt.result(timeout=PATIENCE) == 11
+                await ann.put(Balance(5), force=True)
+                assert await receipts[0].result(timeout=PATIENCE) == 15
+        assert await client.broker.dead_letters.list(settings.default_source) == []
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_a_state_that_others_have_spoilt_is_told_of_and_listed(name: str, server: Any, redis_url: str) -> None:
+    settings = Account.settings
+    async with open_client(redis_url) as client:
+        ann = client.ref(Account, key=KEY)
+        await ann.put(Balance(1))
+        state = keys.entity(settings.default_source, settings.id, KEY)
+        garbage = GARBAGE[name]
+        await client.ref(Account, key="ben").put(Balance(1))
+        if isinstance(garbage, str):
+            server.set(state, garbage)
+        else:
+            server.hset(state, mapping=garbage)
+        server.zadd(keys.entities(settings.default_source, settings.id), {b"\xff": 1})
+        with pytest.raises((CodecError, BrokerError)):
+            await ann.state()
+        assert [one.key async for one in client.entities(Account)] == [KEY, "ben"]
+        with pytest.raises((CodecError, BrokerError)) if name not in READABLE else nullcontext():
+            await client.ref("account", key=KEY).put({"amount": 2})
+        version = await client.ref("account", key=KEY).put({"amount": 3}, force=True)
+        assert (await client.ref("account", key=KEY).state()).value == {"amount": 3}
+        assert (await client.ref("account", key=KEY).state()).version == version
+        assert (await client.ref(Account, key="ben").state()).version == 1

@@ -140,7 +140,7 @@ class StatesAhead:
             read.found = found = await self._loader.load_states(read.wanted)
             read.at = trio.current_time()
         except ActorworkError:
-            # Each is loaded once more as it begins; if that fails, too, it is the error of its message.
+            # Each is loaded once more as it begins; if that fails, too, its message is handed back.
             return
         finally:
             read.found = read.found or ()

@@ -38,7 +38,7 @@ from actorwork.actors.execution.threads import run_in_thread
 from actorwork.actors.mailbox.calls import CallState
 from actorwork.actors.tree.hooks import hook_of
 from actorwork.actors.wakeups import working
-from actorwork.errors import Fail, MessageRefused, NotRunning, Reject, StateConflict
+from actorwork.errors import ActorworkError, Fail, MessageRefused, NotRunning, Reject, StateConflict
 from actorwork.policy.entities import StateChange, has_mark, mark_of
 from actorwork.settings import Entities
 
@@ -211,9 +211,7 @@ class EntityHost:
 
         Messages of the key go on meanwhile, so the instance has a copy of the state, and what is made of it is lost.
         """
-        current = in_flight.get()
-        if not isinstance(current, InFlight):
-            raise MessageRefused(_no_local_messages(self._settings.title))
+        current = _current(self._settings.title)
         key = key_in(current.delivery)
         told: Any = self._actor.child.make()
         told.context, told.key, told.state = self.context, key or "", self._schema.first()
@@ -225,9 +223,7 @@ class EntityHost:
 
     async def forget(self) -> bool:
         """Delete the state of the delivery in flight, with its settlement; return whether there is one."""
-        current = in_flight.get()
-        if not isinstance(current, InFlight):
-            raise MessageRefused(_no_local_messages(self._settings.title))
+        current = _current(self._settings.title)
         (state,) = await self._store().load_states([(current.delivery, "")])
         activation = self._active.pop(current.delivery.key or "", None)
         if activation is not None:
@@ -306,16 +302,21 @@ class EntityHost:
             raise NotRunning(_no_local_messages(self._settings.title))
         mark = mark_of(delivery.id)
         warm = self._active.get(delivery.key)
-        state = await self._ahead.take(delivery, "" if warm is None else warm.stamp, now)
-        if state is True and warm is not None:
-            warm.confirm()
-            _refuse_again(delivery, warm.marks, mark)
-            if self._active.get(delivery.key) is warm:
-                del self._active[delivery.key]
-                warm.mark = mark
-                return warm
-            # It was passivated while the broker answered.
-            state = await self._ahead.take(delivery, "", now)
+        try:
+            state = await self._ahead.take(delivery, "" if warm is None else warm.stamp, now)
+            if state is True and warm is not None:
+                warm.confirm()
+                _refuse_again(delivery, warm.marks, mark)
+                if self._active.get(delivery.key) is warm:
+                    del self._active[delivery.key]
+                    warm.mark = mark
+                    return warm
+                # It was passivated while the broker answered.
+                state = await self._ahead.take(delivery, "", now)
+        except ActorworkError as error:
+            # What is wrong with a state, or with the rights to read it, is no fault of the message.
+            await self._stall(current, delivery.key, None, error)
+            return None
         if state is True:
             state = None  # True is the answer to a stamp only.
         if state is not None:
@@ -465,6 +466,14 @@ class _Holder:
     """Holds a state until its instance is made."""
 
     state: Any = None
+
+
+def _current(title: str) -> InFlight:
+    """Return the delivery in flight; raises `MessageRefused` for a local message."""
+    current = in_flight.get()
+    if not isinstance(current, InFlight):
+        raise MessageRefused(_no_local_messages(title))
+    return current
 
 
 def _refuse_again(delivery: Delivery, marks: bytes, mark: bytes) -> None:

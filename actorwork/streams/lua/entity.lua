@@ -10,8 +10,16 @@
 
 local prefix, group, key, wanted, by = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local version, problem = entities.version(prefix, group, key)
+if problem and ARGV[13] == '1' and string.find(problem, '^WRONGTYPE') then
+  -- Others have put something else there.
+  entities.forget(prefix, group, key)
+  version, problem = entities.version(prefix, group, key)
+end
 if problem then
   return redis.error_reply(problem)
+end
+if not string.find(version, '^%d+$') or #version > 15 then
+  version = '0' -- Others have written it; no state of ours has this version.
 end
 if wanted ~= '' and wanted ~= version then
   return { 'other', version }
