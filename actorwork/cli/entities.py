@@ -21,6 +21,7 @@ from actorwork.inspection.words import moment
 if TYPE_CHECKING:
     from actorwork.abc import Broker, EntityStore
     from actorwork.policy.entities import EntityInfo, StoredState
+    from actorwork.policy.reports import EntityReport
 
 T = TypeVar("T")
 
@@ -58,10 +59,20 @@ def list_them(
         changed_since = None if since is None else time() - since
         return await states.list(*_place(actor), changed_since=changed_since, limit=limit)
 
-    found, hint = _ask(broker, timeout, actor, look)
+    found, hint, report = _ask(broker, timeout, actor, look, with_report=True)
     if json_output:
         print_json(
-            [{"key": one.key, "version": one.version, "at": one.at, "by": one.by, "bytes": one.bytes} for one in found]
+            [
+                {
+                    "key": one.key,
+                    "version": one.version,
+                    "at": one.at,
+                    "by": one.by,
+                    "bytes": one.bytes,
+                    "is_stalled": _is_stalled(report, one.key),
+                }
+                for one in found
+            ]
         )
     elif not found:
         click.echo(f"no states of {one_line(actor)!r}{hint}")
@@ -72,6 +83,10 @@ def list_them(
         )
         if len(found) == limit:
             click.echo(f"(the first {limit:,}; --limit shows more)", err=True)
+    if report is not None and report.stalled:
+        from actorwork.inspection.states import stalled
+
+        click.echo(one_line(stalled(report), 1000), err=True)
 
 
 @entities.command(short_help="Show the state of a key.")
@@ -82,11 +97,13 @@ def list_them(
 @as_json
 def show(actor: str, key: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show the committed state of a key, with its version, and when and by which message it was committed."""
-    state, hint = _ask(broker, timeout, actor, lambda states: states.get(*_place(actor), key))
+    state, hint, report = _ask(
+        broker, timeout, actor, lambda states: states.get(*_place(actor), key), with_report=True
+    )
     if state is None:
         raise click.ClickException(f"{one_line(actor)!r} has no state for the key {one_line(key)!r}{hint}")
     if json_output:
-        print_json(_in_json(state))
+        print_json(_in_json(state) | {"is_stalled": _is_stalled(report, key)})
         return
     facts = {
         "key": key,
@@ -95,6 +112,7 @@ def show(actor: str, key: str, *, broker: str | None, timeout: float, json_outpu
         "by": state.by,
         "node": state.node,
         "schema": str(state.schema),
+        "stalled": "a node cannot read it: the messages of the key wait" if _is_stalled(report, key) else "",
     }
     for name, value in facts.items():
         if value:
@@ -114,7 +132,7 @@ def show(actor: str, key: str, *, broker: str | None, timeout: float, json_outpu
 @as_json
 def history(actor: str, key: str, *, limit: int, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show the last changes that are kept, newest first: as many as the actor's `Entities(history=…)` says."""
-    found, hint = _ask(broker, timeout, actor, lambda states: states.history(*_place(actor), key, limit=limit))
+    found, hint, _ = _ask(broker, timeout, actor, lambda states: states.history(*_place(actor), key, limit=limit))
     if json_output:
         print_json([_in_json(state) for state in found])
     elif not found:
@@ -261,16 +279,44 @@ def forget(
 
 
 def _ask(
-    broker: str | None, timeout: float, actor: str, look: Callable[[EntityStore], Awaitable[T]]
-) -> tuple[T, str]:
-    """Return what was found, and if it is nothing, what may be wrong with the title."""
+    broker: str | None,
+    timeout: float,
+    actor: str,
+    look: Callable[[EntityStore], Awaitable[T]],
+    *,
+    with_report: bool = False,
+) -> tuple[T, str, EntityReport | None]:
+    """Return what was found; if it is nothing, what may be wrong with the title; and what the nodes report."""
 
-    async def talk(opened: Broker, step: Step) -> tuple[T, str]:
+    async def talk(opened: Broker, step: Step) -> tuple[T, str, EntityReport | None]:
         with step():
             found = await look(opened.entities)
-        return found, "" if found else await _hint(opened, step, actor)
+        return (
+            found,
+            "" if found else await _hint(opened, step, actor),
+            await _report(opened, step, actor) if with_report else None,
+        )
 
     return speak(broker, timeout, talk)
+
+
+async def _report(opened: Broker, step: Step, actor: str) -> EntityReport | None:
+    """Return what the nodes that run an entity report of it; None if none does, or this user may not read it."""
+    from actorwork.errors import BrokerError
+    from actorwork.inspection.gathering import gather
+    from actorwork.inspection.states import together
+
+    try:
+        with step():
+            gathered = await gather(opened)
+    except BrokerError:
+        return None
+    places = gathered.by_title.get(actor, ())
+    return together([place.part.entities for place in places if place.part.entities is not None])
+
+
+def _is_stalled(report: EntityReport | None, key: str) -> bool:
+    return report is not None and key in report.stalled_keys
 
 
 async def _hint(opened: Broker, step: Step, actor: str) -> str:

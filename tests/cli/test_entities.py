@@ -113,7 +113,7 @@ def test_a_state_that_is_put_is_listed_with_the_changes_of_its_key(shell: Shell)
     assert [one["version"] for one in shell.json("entities", "history", "account", "ann")] == [3, 2, 1]
 
 
-def test_doctor_names_the_keys_whose_states_no_node_can_read(shell: Shell) -> None:
+def test_doctor_and_lists_name_the_keys_whose_states_no_node_can_read(shell: Shell) -> None:
     async def report(broker: Broker) -> None:
         now, _ = await broker.reports.nodes()
         entities = EntityReport(stalled=2, stalled_keys=("ann's", "ben"))
@@ -122,6 +122,7 @@ def test_doctor_names_the_keys_whose_states_no_node_can_read(shell: Shell) -> No
         await broker.reports.write("0123", written(found), now=now, ttl=60)
 
     store(shell, "ann's", b"1")
+    store(shell, "cal", b"1")
     assert not [one for one in shell.json("doctor") if one["subject"] == "entities"]
     shell.at_broker(report)
     (found,) = [one for one in shell.json("doctor") if one["subject"] == "entities"]
@@ -129,6 +130,15 @@ def test_doctor_names_the_keys_whose_states_no_node_can_read(shell: Shell) -> No
     assert found["text"] == "account: a node cannot read the state of \"ann's\", 'ben': messages wait for one that can"
     assert found["advice"].startswith("""actorwork entities show account 'ann'"'"'s'; start a program""")
     assert "put" in found["advice"]
+    listed = shell("entities", "ls", "account")
+    assert found["text"].removeprefix("account: ") in listed.stderr
+    assert {one["key"]: one["is_stalled"] for one in shell.json("entities", "ls", "account")} == {
+        "ann's": True,
+        "cal": False,
+    }
+    assert "stalled: a node cannot read it" in shell("entities", "show", "account", "ann's").output
+    assert shell.json("entities", "show", "account", "ann's")["is_stalled"]
+    assert "stalled" not in shell("entities", "show", "account", "cal").output
 
 
 def test_a_state_that_is_put_is_kept_for_as_long_as_before_unless_an_option_says_more(shell: Shell) -> None:

@@ -21,6 +21,7 @@ from actorwork import (
     SystemThread,
     aio,
     open_client,
+    open_system,
     receive,
     sync,
 )
@@ -38,6 +39,11 @@ class Add:
     number: int
 
 
+@attrs.frozen
+class Note:
+    say: str
+
+
 class Counter(Entity[Total]):
     settings = Settings(title="counter", concurrency=8, entities=Entities(history=5))
 
@@ -47,6 +53,27 @@ class Counter(Entity[Total]):
         await self.commit()
         self.state.sum += 1
         return self.state.sum
+
+
+@attrs.define
+class Diary:
+    lines: list[str] = attrs.field(factory=list[str])
+
+
+class Clerk(Entity[Diary]):
+    settings = Settings(title="clerk", entities=Entities(idle=5))
+
+    @receive
+    async def set(self, *, remind: str, say: str, after: float) -> None:
+        self.remind(remind, Note(say), after=after)
+
+    @receive
+    async def forget(self, message: str) -> None:
+        self.forget_reminder(message)
+
+    @receive
+    async def note(self, message: Note) -> None:
+        self.state.lines.append(message.say)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -161,3 +188,21 @@ async def test_bad_arguments_are_refused_with_what_was_wanted(url: str) -> None:
         for since in ("yesterday", float("nan"), float("inf")):
             with pytest.raises(ValueError, match="changed_since wants a datetime, or seconds since the epoch, got"):
                 await anext(client.entities(Counter, changed_since=since))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def test_reminders_outlive_the_node_that_has_set_them_and_come_once(url: str) -> None:
+    async with open_client(url) as client:
+        clerk = client.ref(Clerk, key="ann")
+        source = Clerk.settings.default_source
+        async with open_system(Clerk, broker=url):
+            for remind, say, after in (("a", "first", 0.5), ("b", "no", 0.5), ("a", "again", 0.6), ("c", "last", 0.7)):
+                await clerk.ask({"remind": remind, "say": say, "after": after}, timeout=PATIENCE)
+            await clerk.ask("b", timeout=PATIENCE)
+        async with open_system(Clerk, broker=url):
+            with trio.fail_after(PATIENCE):
+                while await client.broker.delayed.list(source) or await client.broker.backlog(source):
+                    await trio.sleep(0.02)
+        lines = (await clerk.state()).value.lines
+        # A busy machine may have been slower than the first reminders: then they came before they were replaced.
+        assert sorted(set(lines) - {"first", "no"}) == ["again", "last"]
+        assert len(lines) == len(set(lines)), "each came once"
