@@ -231,7 +231,7 @@ def test_what_becomes_of_missed_times_is_said_by_either():
         ("catchup_window", [-1, None, float("nan")], "seconds from 0 to 31536000"),
         ("overlap", ["deny", None], "'allow' or 'skip'"),
         ("jitter", [-0.1, 86_401], "seconds from 0 to 86400"),
-        ("lifetime", [-1, 0, "1"], "seconds > 0, or None"),
+        ("lifetime", [-1, 0, "1", math.inf], "seconds above 0 to 3153600000, or None"),
         ("kwargs", [[1], "kind", {1: 2}], "a mapping of names to JSON, or None"),
         ("status_check_interval", [0.05, 3601], "seconds from 0.1 to 3600"),
         ("status_cache_ttl", [-1], "seconds >= 0, or None"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LONGEST: Final = 100 * 365 * 86_400.0
+"""Seconds for which a state may be kept, as in `Entities.ttl`."""
 FORCE = "Also while a node is handling a message of this key, which is then handled again."
 
 
@@ -160,7 +162,7 @@ def history(actor: str, key: str, *, limit: int, broker: str | None, timeout: fl
 )
 @click.option(
     "--ttl",
-    type=Duration(least=0.001),
+    type=Duration(least=0.001, most=LONGEST),
     metavar="TIME",
     help="Keep the state this long; without it, as long as it was to be kept before.",
 )

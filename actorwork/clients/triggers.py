@@ -25,6 +25,7 @@ from actorwork.errors import BrokerError, CodecError, SettingsError
 from actorwork.message import Delivery, Json, Priority
 from actorwork.policy.amending import begins_now, in_force, merged
 from actorwork.policy.pauses import trigger_name
+from actorwork.policy.schedule import Cron, Interval
 from actorwork.policy.trigger import Trigger
 from actorwork.records import TriggerChanges, TriggerDefinition, TriggerRecord
 from actorwork.settings import Settings, identity
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from actorwork.clients.sender import Sender
     from actorwork.durations import Duration
     from actorwork.policy.catchup import CatchUp, Overlap
-    from actorwork.policy.schedule import Cron, Interval
 
 ATTEMPTS: Final = 20
 DETAILS: Final = ("description", "catchup", "catchup_window", "overlap", "jitter", "lifetime")
@@ -90,6 +90,8 @@ class Triggers:
         broker, unless `force` says that it will. If cancelled, the trigger may be there.
         """
         title = title_of(actor)
+        if not isinstance(trigger, Trigger):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"put wants a Trigger(title=…, schedule=…), got {trigger!r:.100}")
         data, wire = _encoded(actor, title, trigger.title, _message_of(trigger))
         definition = definition_of(Settings(title=title), trigger, data, wire, priority=_priority_of(actor))
         broker = await self._sender.reached()
@@ -112,6 +114,8 @@ class Triggers:
         if unknown or not parts:
             given = ", ".join(sorted(unknown)) or "none"
             raise TypeError(f"change wants parts of a trigger: {', '.join(TriggerParts.__annotations__)}; got {given}")
+        if "schedule" in parts and not isinstance(parts["schedule"], (Interval, Cron)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingsError(f"schedule wants an Interval or a Cron, got {parts['schedule']!r:.100}")
         changes = TriggerChanges(
             schedule=schedule_text_of(parts["schedule"]) if "schedule" in parts else None,
             is_on=parts.get("is_on"),

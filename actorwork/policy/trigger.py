@@ -12,7 +12,7 @@ from actorwork.errors import SettingsError
 from actorwork.policy.bounds import instance_of, one_of, seconds, text
 from actorwork.policy.catchup import CATCHUPS, OVERLAPS, CatchUp, Overlap
 from actorwork.policy.identity import identity
-from actorwork.policy.schedule import Cron, Interval
+from actorwork.policy.schedule import LONGEST, Cron, Interval
 from actorwork.shown import Shown
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Trigger(Shown):
     overlap: Overlap = attrs.field(default="allow", validator=one_of(OVERLAPS))
     jitter: float = attrs.field(default=0.0, converter=as_seconds, validator=seconds(0, 86_400))
     lifetime: float | None = attrs.field(
-        default=None, converter=as_seconds, validator=seconds(0, above=True, optional=True)
+        default=None, converter=as_seconds, validator=seconds(0, LONGEST, above=True, optional=True)
     )
     status_check_interval: float = attrs.field(default=60.0, converter=as_seconds, validator=seconds(0.1, 3600))
     status_cache_ttl: float | None = attrs.field(default=5.0, converter=as_seconds, validator=seconds(0, optional=True))

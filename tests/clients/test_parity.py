@@ -111,6 +111,8 @@ WRONG: Final[dict[str, Call]] = {
     "a message that the actor cannot take": lambda client: client.triggers.put(
         Calculator, Trigger(title="x", schedule=Cron("* * * * *"), message=Note("x"))
     ),
+    "a trigger that is none": lambda client: client.triggers.put(Calculator, "nightly"),
+    "a schedule that is none": lambda client: client.triggers.change("nobody", "x", schedule="5m"),
     "no part of a trigger": lambda client: client.triggers.change("nobody", "x"),
     "a trigger that is not there": lambda client: client.triggers.change("nobody", "x", is_on=False),
     "a reset of none": lambda client: client.triggers.reset("nobody", "x"),
