@@ -74,7 +74,7 @@ def listening_at(address: object) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (host and colon and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise SettingsError(
             "monitor wants HOST:PORT, such as '127.0.0.1:9464', '[::1]:9464', or '0.0.0.0:9464' for all interfaces, "
             f"got {address!r}"
