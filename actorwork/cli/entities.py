@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from actorwork.cli.brokers import Step, broker_option, confirm, refuse_unknown_actor, speak, timeout_option, unknown_actor_of
+from actorwork.cli.brokers import (
+    Step,
+    broker_option,
+    confirm,
+    refuse_unknown_actor,
+    speak,
+    timeout_option,
+    unknown_actor_of,
+)
 from actorwork.cli.durations import Duration
 from actorwork.cli.output import as_json, one_line, print_json, print_table
 from actorwork.inspection.words import moment
@@ -99,9 +107,7 @@ def list_them(
 @as_json
 def show(actor: str, key: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
     """Show the committed state of a key, with its version, and when and by which message it was committed."""
-    state, hint, report = _ask(
-        broker, timeout, actor, lambda states: states.get(*_place(actor), key), with_report=True
-    )
+    state, hint, report = _ask(broker, timeout, actor, lambda states: states.get(*_place(actor), key), with_report=True)
     if state is None:
         raise click.ClickException(f"{one_line(actor)!r} has no state for the key {one_line(key)!r}{hint}")
     if json_output:

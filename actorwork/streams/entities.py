@@ -88,12 +88,12 @@ class RedisEntities:
                 commands += [("HMGET", key, *_INFO), ("HSTRLEN", key, "data")]
             with cannot(f"list the entities of {source!r}"):
                 replies = await self._client.call_many(commands, idempotent=True) if commands else []
-                for (name, changed), info, size in zip(new, replies[::2], replies[1::2], strict=True):
+                for (name, changed), info, length in zip(new, replies[::2], replies[1::2], strict=True):
                     if isinstance(info, Exception) and str(info).startswith("WRONGTYPE"):
                         # Others have put something else there: it is seen, and the list goes on.
                         found.append(EntityInfo(key=name, version=0, at=changed / 1000, by="", bytes=0))
                         continue
-                    (version, at, by), size = checked([info, size])
+                    (version, at, by), size = checked([info, length])
                     if version is not None:  # Otherwise it has expired.
                         found.append(_info(name, version, at, by, size))
             if len(page) < limit:

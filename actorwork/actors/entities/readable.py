@@ -16,7 +16,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Final, TypeAlias, Union, get_args, get_origin
+from typing import Any, Final, TypeAlias, Union, cast, get_args, get_origin
 from uuid import UUID
 
 from actorwork.codec import field_types, is_record
@@ -47,11 +47,12 @@ def _look_at(annotation: Any, known: dict[Any, Look]) -> Look:
     kinds = _kinds_of(annotation)
     if kinds is not None:
         return lambda value: type(value) in kinds
-    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    origin: Any = get_origin(annotation) or annotation
+    arguments = get_args(annotation)
     if annotation is Any or annotation is object or (origin in (*_LISTS, *_OBJECTS) and not arguments):
         return _anything
-    if isinstance(annotation, type) and issubclass(annotation, (Enum, PurePath)):
-        return lambda value: isinstance(value, annotation)
+    if isinstance(origin, type) and issubclass(cast("type[Any]", origin), (Enum, PurePath)):
+        return lambda value: isinstance(value, origin)
     if origin in (Union, types.UnionType):
         looks = [_look_at(one, known) for one in arguments]
         return lambda value: any(look(value) for look in looks)
@@ -59,16 +60,18 @@ def _look_at(annotation: Any, known: dict[Any, Look]) -> Look:
         return _look_at_items(origin, arguments[0], known)
     if origin in _OBJECTS and len(arguments) == 2 and arguments[0] in _NAMES:
         return _look_at_object(arguments[0], arguments[1], known)
-    if is_record(annotation):
-        return known.get(annotation) or _look_at_record(annotation, known)
+    cls: Any = annotation
+    if is_record(cls):
+        return known.get(cls) or _look_at_record(cls, known)
     return _nothing
 
 
 def _kinds_of(annotation: Any) -> frozenset[type] | None:
     """Return the types of an annotation's values, if these have no parts."""
     if get_origin(annotation) in (Union, types.UnionType):
-        found = [_kinds_of(one) for one in get_args(annotation)]
-        return None if None in found else frozenset().union(*(one for one in found if one is not None))
+        of_each = [_kinds_of(one) for one in get_args(annotation)]
+        found = [one for one in of_each if one is not None]
+        return frozenset[type]().union(*found) if len(found) == len(of_each) else None
     return _PLAIN.get(annotation) if annotation is None or isinstance(annotation, type) else None
 
 
@@ -84,7 +87,13 @@ def _look_at_items(origin: Any, of: Any, known: dict[Any, Look]) -> Look:
 def _look_at_object(name: type, of: Any, known: dict[Any, Look]) -> Look:
     names = frozenset({name})
     look = _look_at_items(list, of, known)
-    return lambda value: isinstance(value, Mapping) and names.issuperset(map(type, value)) and look([*value.values()])
+
+    def look_at(value: Any) -> bool:
+        return (
+            isinstance(value, Mapping) and names.issuperset(map(type, cast("Any", value))) and look([*value.values()])
+        )
+
+    return look_at
 
 
 def _look_at_record(cls: type, known: dict[Any, Look]) -> Look:
@@ -97,7 +106,10 @@ def _look_at_record(cls: type, known: dict[Any, Look]) -> Look:
         for name, kinds in plain:
             if type(getattr(value, name)) not in kinds:
                 return False
-        return all(look_at(getattr(value, name)) for name, look_at in others)
+        for name, look_at in others:  # noqa: SIM110 - a generator costs as much as the rest
+            if not look_at(getattr(value, name)):
+                return False
+        return True
 
     known[cls] = look
     types_of = field_types(cls)

@@ -194,13 +194,12 @@ class StateSchema:
             )
         return data
 
-
     def check(self, value: Any) -> None:
         """Raise `Fail` for a state that could be written, and not be read again (readable.py)."""
         if self._is_as_annotated(value):
             return
         try:
-            structure(cast("Json", loads(self._encode(value))), self.type)
+            structure(loads(self._encode(value)), self.type)
         except CodecError as error:
             raise Fail(f"the state cannot be kept, since it could not be read again: {error}") from error
 
