@@ -125,7 +125,7 @@ def tree(node: str | None, *, broker: str | None, timeout: float, json_output: b
 @timeout_option
 @as_json
 def node(node: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Show one node: its lease, its loop, what it costs, its pauses, and its tree."""
+    """Show one node: its lease, its loop, what it costs, its pauses, the locks of its actors, and its tree."""
     from actorwork.inspection import as_json as in_json
 
     found = looked(broker, timeout, lambda look: look.node(node))
@@ -146,6 +146,9 @@ def node(node: str, *, broker: str | None, timeout: float, json_output: bool) ->
     )
     for pause in report.pauses:
         click.echo(one_line(f"paused: {pause}"))
+    for use in report.locks:
+        what, of = "holds" if use.is_held else "waits for", f" of {use.message}" if use.message else ""
+        click.echo(one_line(f"{use.actor}{of} {what} the lock {use.name!r} for {length(report.at - use.since)}", 400))
     click.echo("\n".join(drawn(report.tree, report.at)))
 
 

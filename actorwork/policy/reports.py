@@ -5,6 +5,7 @@
     PartReport    a child in its tree, with those below it: an actor, a task, a process, a supervisor
     HeldMessage   a running message
     HoldUp        a limit that holds messages back, or an open circuit
+    LockReport    a lock that a handler holds, or waits for
     StoredReport, Ask, Mail, Counts, Found    what the broker returns about reports, commands, sources and messages
 
 `written` leaves out what is as usual, and the ends of a tree that is too large; `read` takes what any version has
@@ -38,7 +39,9 @@ SHOWN_IN_HAND: Final = 5
 SHOWN_KEYS: Final = 5
 """Keys of an entity that a report names: the hottest, and those that are stalled."""
 LONGEST_KEY: Final = 200
-"""Characters of a key in these; a longer one is cut."""
+"""Characters of a key in these, or of the name of a lock; a longer one is cut."""
+SHOWN_LOCKS: Final = 10
+"""Locks that a report names: those that are held or waited for the longest."""
 
 T = TypeVar("T")
 _set: Final = object.__setattr__
@@ -152,6 +155,17 @@ class HoldUp(Value):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class LockReport(Value):
+    """A lock that a handler of an actor holds since a moment, or waits for; `message` is what it handles."""
+
+    name: str = attrs.field(converter=_text)
+    actor: str = attrs.field(converter=_text)
+    since: float = attrs.field(converter=_number)
+    message: str = attrs.field(default="", converter=_text)
+    is_held: bool = attrs.field(default=False, converter=bool)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class HotKey(Value):
     """A key with many messages: it had `count` at least, in the last one to two minutes."""
 
@@ -234,12 +248,13 @@ def _part(value: object) -> PartReport:
 class NodeReport(Value):
     """What a node reports of itself.
 
-    `state` is `running`, `stopping`, or `blocked` if its loop has not run for a while: then `blocked` has the stack.
-    `lease` is its length and `lease_margin` what was left of it, `loop_lag` how late the loop was, in seconds; `memory`
-    is in bytes; `cpu` is the share of one core since the last report, `cpu_seconds` the sum so far. `process` is the
-    title of the `Process` that it runs, and empty for a program's own process. `pauses` are those that the node obeys,
-    in words. `counters` are those of `Node.statistics`, and `history` is what `policy.history` reads. The next report
-    follows within `interval` seconds, or (0) when it is asked for.
+    `state` is `running`, `stopping`, or `blocked` if its loop has not run for a while: then `blocked` has the
+    stack. `lease` is its length and `lease_margin` what was left of it, `loop_lag` how late the loop was, in
+    seconds; `memory` is in bytes; `cpu` is the share of one core since the last report, `cpu_seconds` the sum so
+    far. `process` is the title of the `Process` that it runs, and empty for a program's own process. `pauses` are
+    those that the node obeys, in words, and `locks` are those that its actors use. `counters` are those of
+    `Node.statistics`, and `history` is what `policy.history` reads. The next report follows within `interval`
+    seconds, or (0) when it is asked for.
     """
 
     name: str = attrs.field(converter=_text)
@@ -261,6 +276,7 @@ class NodeReport(Value):
     pauses: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     counters: Mapping[str, int] = attrs.field(factory=dict[str, int], converter=_counts)
     history: str = attrs.field(default="", converter=_text)
+    locks: tuple[LockReport, ...] = attrs.field(default=(), converter=_each(lambda: LockReport))
     blocked: str = attrs.field(default="", converter=_text)
     tree: PartReport = attrs.field(default=_NOTHING, converter=_part)
 
@@ -315,6 +331,7 @@ def written(report: NodeReport, largest: int = LARGEST) -> bytes:
         pauses=(f"{len(report.pauses)} pauses",),
         counters={},
         history="",
+        locks=(),
         blocked=report.blocked[-500:],
     )
     return json.dumps(_facts_of(bare, 0), separators=(",", ":")).encode()

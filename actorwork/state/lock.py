@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
 
 from actorwork.durations import Duration, as_seconds, seconds_of
 from actorwork.errors import BrokerError, LockLost, LockTimeout
@@ -61,6 +63,27 @@ class Waiting(Protocol):
         ends without an error. Where nothing runs beside a block, do nothing.
         """
         ...
+
+
+@attrs.define(eq=False)
+class LockUse:
+    """A block of an actor that waits for a lock, or holds it since a moment of its program's clock."""
+
+    name: str
+    actor: str
+    message: str
+    """The id of the message that it handles; "" if there is none."""
+    since: float
+    is_held: bool = False
+
+
+@attrs.frozen(eq=False)
+class LockUser:
+    """Who uses a lock, for those who look at the system; `uses` has what is under way."""
+
+    actor: str
+    message: str
+    uses: MutableMapping[LockUse, None]
 
 
 class Held:
@@ -148,7 +171,16 @@ class Lock:
     seconds. If the wait is cancelled, the lock is not taken, or released again.
     """
 
-    def __init__(self, values: Values, name: str, *, ttl: Duration, random: Random, waiting: Waiting) -> None:
+    def __init__(
+        self,
+        values: Values,
+        name: str,
+        *,
+        ttl: Duration,
+        random: Random,
+        waiting: Waiting,
+        user: LockUser | None = None,
+    ) -> None:
         check_name("the name of a lock", name)
         ttl = as_seconds(ttl)
         if not (is_number(ttl) and 0.1 <= ttl <= 86400):
@@ -158,6 +190,7 @@ class Lock:
         self._ttl = ttl
         self._random = random
         self._waiting = waiting
+        self._user = user
         self._holding: AbstractAsyncContextManager[Held] | None = None
 
     def __repr__(self) -> str:
@@ -194,15 +227,32 @@ class Lock:
         """
         limit = seconds_of("timeout", timeout)
         held = Held(self._values, self._name, secrets.token_hex(8), self._ttl, self._waiting)
-        try:
-            await self._take(held, limit)
-            async with self._waiting.beside(held.keep):
-                yield held
-            is_lost = held.lost
-        finally:
-            await self._waiting.finish(RELEASE_LIMIT, held.free)
+        with self._noted() as use:
+            try:
+                await self._take(held, limit)
+                if use is not None:
+                    use.since, use.is_held = self._waiting.now(), True
+                async with self._waiting.beside(held.keep):
+                    yield held
+                is_lost = held.lost
+            finally:
+                await self._waiting.finish(RELEASE_LIMIT, held.free)
         if is_lost:
             raise held.loss()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Generator[LockUse | None]:
+        """Note a use of the lock for the time of the block, if somebody may look."""
+        user = self._user
+        if user is None:
+            yield None
+            return
+        use = LockUse(self._name, user.actor, user.message, self._waiting.now())
+        user.uses[use] = None
+        try:
+            yield use
+        finally:
+            del user.uses[use]
 
     async def _take(self, held: Held, timeout: float) -> None:
         pause = FIRST_WAIT

@@ -14,7 +14,7 @@ from actorwork.cli import output, top
 from actorwork.inspection import inspecting
 from actorwork.message import Envelope
 from actorwork.policy.minutes import ALL, MinuteCounts
-from actorwork.policy.reports import EntityReport, HeldMessage, HotKey, NodeReport, PartReport, written
+from actorwork.policy.reports import EntityReport, HeldMessage, HotKey, LockReport, NodeReport, PartReport, written
 from actorwork.settings import default_source, identity
 from tests.cli.conftest import Shell
 
@@ -58,6 +58,18 @@ def test_an_overview_shows_what_runs_and_what_needs_a_person(shell: Shell):
     (source,) = found["sources"]
     assert (source["name"], source["why"]["code"]) == ("orders", "paused")
     assert found["problems"][0]["kind"] == "node"
+
+
+def test_a_node_shows_which_locks_its_actors_hold_and_wait_for(shell: Shell):
+    async def with_locks(broker: Broker) -> None:
+        now, _ = await broker.reports.nodes()
+        held = LockReport(name="led\x1bger", actor="till", message="m1", since=now - 90, is_held=True)
+        await report(broker, locks=(held, LockReport(name="door", actor="till", since=now - 3700)))
+
+    shell.at_broker(with_locks)
+    shown = shell("inspect", "node", "0123").stdout
+    assert "till of m1 holds the lock 'led\\x1bger' for 1m" in shown
+    assert "till waits for the lock 'door' for 1h1m" in shown
 
 
 def test_each_part_can_be_looked_at(shell: Shell):

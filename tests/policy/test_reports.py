@@ -14,6 +14,7 @@ from actorwork.policy.reports import (
     HeldMessage,
     HoldUp,
     HotKey,
+    LockReport,
     NodeReport,
     PartReport,
     read,
@@ -53,7 +54,12 @@ def test_a_report_is_read_as_it_was_written():
         ),
     )
     report = report_of(
-        mail, account, PartReport(title="pool", kind="process", pid=7), lease_margin=6.5, pauses=("actor 'x'",)
+        mail,
+        account,
+        PartReport(title="pool", kind="process", pid=7),
+        lease_margin=6.5,
+        pauses=("actor 'x'",),
+        locks=(LockReport(name="ledger", actor="mail", since=60.5, message="m1", is_held=True),),
     )
     assert read(written(report)) == report
     assert (report.uptime, report.actors, [part.pid for part in report.processes]) == (60.0, (mail, account), [7])

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from actorwork.message import Delivery, MessageIds
     from actorwork.policy.sending import SendOptions
     from actorwork.settings import Settings
-    from actorwork.state.lock import Lock
+    from actorwork.state.lock import Lock, LockUse
     from actorwork.state.shared import Shared
     from actorwork.workflows.flow import Flow
     from actorwork.workflows.steps import Step
@@ -67,6 +67,8 @@ if TYPE_CHECKING:
         def random(self) -> Random: ...
         @property
         def values(self) -> Callable[[], Values] | None: ...
+        @property
+        def lock_uses(self) -> dict[LockUse, None]: ...
         @property
         def publish_middleware(self) -> tuple[PublishMiddleware, ...]: ...
         @property
@@ -498,15 +500,14 @@ class Context(Neighbours):
         return Shared(self._values("shared"), name, type, default=default, ttl=ttl)
 
     def lock(self, name: str, *, ttl: Duration = 10.0) -> Lock:
-        """Return a lock among all nodes: `async with self.context.lock("ledger") as held`.
-
-        If the process of its owner dies, it is free again after `ttl` seconds.
-        """
-        from actorwork.state.lock import Lock  # noqa: PLC0415 - most actors use none
+        """Return a lock among all nodes, for `async with`; that of a process that dies is free after `ttl` seconds."""
+        from actorwork.state.lock import Lock, LockUser  # noqa: PLC0415 - most actors use none
         from actorwork.state.on_trio import TrioWaiting  # noqa: PLC0415 - see above
 
-        values, random = self._values("lock"), self._actor.services.random
-        return Lock(values, name, ttl=ttl, random=random, waiting=TrioWaiting())
+        values, services, current = self._values("lock"), self._actor.services, in_flight.get()
+        message = current.delivery.id if isinstance(current, InFlight) else ""
+        user = LockUser(self._actor.title, message, services.lock_uses)
+        return Lock(values, name, ttl=ttl, random=services.random, waiting=TrioWaiting(), user=user)
 
     def _values(self, name: str) -> Values:
         if self._actor.services.values is None:

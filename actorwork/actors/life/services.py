@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.actors.tree.spec import DynamicSupervisor
     from actorwork.message import MessageIds
+    from actorwork.state.lock import LockUse
 
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Services(Shown):
     expiries: Expiries = attrs.field(factory=Expiries)
     values: Callable[[], Values] | None = None
     """Returns the broker's shared values and locks."""
+    lock_uses: dict[LockUse, None] = attrs.field(factory=dict)
+    """The locks that handlers wait for or hold now, for reports."""
     client: Callable[[tuple[PublishMiddleware, ...]], SendingClient] | None = None
     """Returns the system's own client of its broker, with these layers."""
     middleware: tuple[Middleware, ...] = ()

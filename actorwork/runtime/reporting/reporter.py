@@ -172,7 +172,10 @@ class Reporter:
     async def _write(self, incarnation: str) -> bool:
         """Write the report and carry out what waits; return whether the reports are watched."""
         try:
-            report = self._last = attrs.evolve(self._facts(), tree=self._portrait().of(self._parts.root))
+            portrait = self._portrait()
+            report = self._last = attrs.evolve(
+                self._facts(), tree=portrait.of(self._parts.root), locks=portrait.locks(self._parts.services.lock_uses)
+            )
             ttl = _FOR_EVER if self._is_local else USUALLY * (1 + SPREAD) + self._lease
             if self._is_local:
                 await self._minutes.write()

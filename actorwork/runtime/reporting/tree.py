@@ -19,10 +19,12 @@ from actorwork.policy.reports import (
     LONGEST_KEY,
     SHOWN_IN_HAND,
     SHOWN_KEYS,
+    SHOWN_LOCKS,
     EntityReport,
     HeldMessage,
     HoldUp,
     HotKey,
+    LockReport,
     PartReport,
 )
 from actorwork.settings import Entities
@@ -30,6 +32,7 @@ from actorwork.settings import Entities
 if TYPE_CHECKING:
     from actorwork.actors.limits.registry import LimiterRegistry
     from actorwork.actors.mailbox.calls import Item
+    from actorwork.state.lock import LockUse
 
 SHOWN: Final = 200
 """Children of one supervisor that are looked at, at most: a dynamic one may have a hundred thousand."""
@@ -93,6 +96,19 @@ class Portrait:
             seconds_each=cell.mailbox.seconds_each,
             entities=self._entities(cell),
             children=() if cell.children is None else self.of(cell.children).children,
+        )
+
+    def locks(self, uses: Iterable[LockUse]) -> tuple[LockReport, ...]:
+        """Return the locks that actors use, the longest use first."""
+        return tuple(
+            LockReport(
+                name=_short(use.name),
+                actor=use.actor,
+                since=use.since + self._ahead,
+                message=use.message,
+                is_held=use.is_held,
+            )
+            for use in sorted(uses, key=lambda use: use.since)[:SHOWN_LOCKS]
         )
 
     def _held(self, item: Item, began: float) -> HeldMessage:
