@@ -273,6 +273,24 @@ class EntityTests(ContractTests):
             await consumer.settle(delivery, Ack(state=_change(0, b"2")))
             again = await consumer.take_one()
             assert again.id == "1", "it was handled on another state"
+
+    async def test_a_state_that_is_forgotten_by_force_ends_what_a_delivery_in_flight_has_made_of_it(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await broker.entities.put("orders", "first", KEY, b"1", history=5)
+            await broker.publish(_keyed("1"))
+            delivery = await consumer.take_one()
+            with pytest.raises(StateConflict):
+                await broker.entities.forget("orders", "first", KEY, version=2, force=True)
+            assert await broker.entities.forget("orders", "first", KEY, version=1, force=True)
+            assert await _state(broker) is None
+            assert await broker.entities.history("orders", "first", KEY) == []
+            await consumer.settle(delivery, Ack(state=_change(1, b"2")))
+            assert await _state(broker) is None, "it was handled on a state that is not there any more"
+            again = await consumer.take_one()
+            assert (again.id, again.attempt) == ("1", 1)
+            await consumer.settle(again, Ack(state=_change(0, b"3")))
+            assert await _state(broker) == (1, b"3")
+            assert not await broker.entities.forget("orders", "first", "another", force=True)
             await consumer.settle(again, Retry(600, FAILURE))
             assert await broker.entities.put("orders", "first", KEY, b"3") == 2
 
