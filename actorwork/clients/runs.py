@@ -43,6 +43,22 @@ async def send_signal(runs: Runs, run: str, name: str, data: bytes) -> bool:
     return await runs.signal(run, name, data)
 
 
+async def retry_steps(runs: Runs, run: str, known: Sequence[StepInfo], steps: Iterable[str | int]) -> bool:
+    """Run some of the `known` steps of a run again, as `Run.retry` does."""
+    from actorwork.policy.runs.choosing import to_retry  # noqa: PLC0415 - few programs choose
+
+    chosen = to_retry(run, known, steps)
+    if await runs.retry(run, chosen):
+        return True
+    info = await runs.info(run)
+    if info is not None and info.status in (Status.HELD, Status.FAILURE):
+        raise ValueError(
+            f"run {run!r}: a step of {sorted(chosen)} needs the result of one that has not succeeded and is not"
+            " given, or has been retried meanwhile: see run.steps(), and name that as well"
+        )
+    return False
+
+
 class Run(Generic[R_co]):
     """One run of a workflow; store its `id` to find it later. Everything else is kept at the broker."""
 
@@ -173,17 +189,7 @@ class Run(Generic[R_co]):
         runs = (await self._sender.reached()).runs
         if steps is None:
             return await runs.retry(self.id)
-        from actorwork.policy.runs.choosing import to_retry  # noqa: PLC0415 - few programs choose
-
-        chosen = to_retry(self.id, await self.steps(), steps)
-        if await runs.retry(self.id, chosen):
-            return True
-        if await self.status() in (Status.HELD, Status.FAILURE):
-            raise ValueError(
-                f"run {self.id!r}: a step of {sorted(chosen)} needs the result of one that has not succeeded and is not"
-                " given, or has been retried meanwhile: see run.steps(), and name that as well"
-            )
-        return False
+        return await retry_steps(runs, self.id, await self.steps(), steps)
 
     async def signal(self, name: str, value: object = None) -> bool:
         """Give the run the value of a signal; it may come before the run waits for it.

@@ -23,7 +23,7 @@ def to_retry(run: str, steps: Sequence[StepInfo], wanted: Iterable[str | int]) -
     chosen: set[int] = set()
     for name in names:
         found = _named(run, steps, name)
-        failed = [step for step in found if _has_failed(step)]
+        failed = [step for step in found if can_retry(step)]
         if not failed:
             raise ValueError(f"run {run!r}: {_why_not(found[0], steps)}")
         chosen.update(step.number for step in failed)
@@ -43,7 +43,8 @@ def _named(run: str, steps: Sequence[StepInfo], name: object) -> list[StepInfo]:
     return found
 
 
-def _has_failed(step: StepInfo) -> bool:
+def can_retry(step: StepInfo) -> bool:
+    """Whether a step may be chosen: it has ended without success, and not because of another one."""
     return step.end is not None and step.end.kind != "done" and not step.end.is_caused
 
 
