@@ -249,6 +249,6 @@ def _details(parts: Any) -> dict[str, Any]:
 
 def _tell(did: str, record: TriggerRecord) -> None:
     definition = record.definition
-    times = coming(Known(record, paused=False))
+    times = coming(Known(record))
     when = f"next at {times[0]}" if times else "it does not fire" if not record.is_on else "no next time"
     click.echo(f"{did} {definition.title!r} of {definition.actor!r}: {schedule_text(record)}, {when}")

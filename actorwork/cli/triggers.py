@@ -140,7 +140,7 @@ def forget(actor: str, title: str, *, broker: str | None, timeout: float) -> Non
 
     async def talk(opened: Broker, step: Step) -> None:
         with step():
-            one = _one([Known(record, paused=False) for record in await opened.triggers.list()], actor, title)
+            one = _one([Known(record) for record in await opened.triggers.list()], actor, title)
         async with audited(opened.audit, "forget trigger", f"trigger {actor}/{title}", step=step):
             with step():
                 await opened.triggers.forget(one.record.definition.source, one.record.definition.id)

@@ -45,6 +45,10 @@ _FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--certificate-key", type=_FILE, help="A file with its key.")
 @click.option("--reason-required", is_flag=True, help="Require a reason for each action.")
 @click.option(
+    "--mask", "masks", multiple=True, metavar="NAME", help="Also mask values under names with this in them; repeatable."
+)
+@click.option("--trace-url", default="", metavar="URL", help="Where traces are shown, with {trace_id} in it.")
+@click.option(
     "--spool", type=click.Path(dir_okay=False, path_type=Path), help="The spool to show; else that of the broker."
 )
 @click.option(
@@ -68,6 +72,8 @@ def web(
     certificate: Path | None,
     certificate_key: Path | None,
     reason_required: bool,
+    masks: tuple[str, ...],
+    trace_url: str,
     spool: Path | None,
     log_level: str,
 ) -> None:
@@ -88,6 +94,7 @@ def web(
     from actorwork.clients.spool import Spool, file_for
     from actorwork.telemetry.configuring import configure
     from actorwork.web.dashboard import app
+    from actorwork.web.masking import SECRETS
     from actorwork.web.serving import check_certificate, check_place, place_of
 
     if (certificate is None) != (certificate_key is None):
@@ -105,6 +112,8 @@ def web(
             hosts=hosts,
             root_path=root_path,
             reason_required=reason_required,
+            secrets=(*SECRETS, *masks),
+            trace_url=trace_url,
             spool=spool or file_for(Spool(), place_of_broker(broker)),
         )
     except (ActorworkError, ValueError) as error:

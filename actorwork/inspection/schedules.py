@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,7 @@ import attrs
 from actorwork.inspection.words import duration, moment
 
 if TYPE_CHECKING:
+    from actorwork.abc import Broker
     from actorwork.records import Pause, TriggerDefinition, TriggerRecord
 
 
@@ -21,17 +22,18 @@ NEXT: Final = 5
 
 @attrs.frozen
 class Known:
-    """A trigger and whether it is paused."""
+    """A trigger, the pause that keeps it from firing, and whether a node that reports runs its actor."""
 
     record: TriggerRecord
-    paused: bool
+    pause: Pause | None = None
+    has_node: bool = True
 
     @property
     def state(self) -> str:
         record = self.record
         if not (record.is_declared or record.is_put):
             return "vanished"
-        return "paused" if self.paused else "on" if record.is_on else "off"
+        return "paused" if self.pause is not None else "on" if record.is_on else "off"
 
     @property
     def by_hand(self) -> str:
@@ -42,14 +44,32 @@ class Known:
         return "put" if self.record.is_put else f"changed: {', '.join(changes.parts)}"
 
 
-def known_triggers(records: Sequence[TriggerRecord], pauses: Sequence[Pause]) -> list[Known]:
-    """Return triggers, each with whether it is paused."""
-    from actorwork.policy.pauses import is_off
-
+def known_triggers(
+    records: Sequence[TriggerRecord], pauses: Sequence[Pause], without_node: Collection[str] = ()
+) -> list[Known]:
+    """Return triggers, each with the pause that concerns it; `without_node` are actors that no node runs."""
     return [
-        Known(record, is_off(pauses, actor=record.definition.actor, trigger=record.definition.title))
+        Known(record, _pause_of(record.definition, pauses), record.definition.actor not in without_node)
         for record in records
     ]
+
+
+def _pause_of(definition: TriggerDefinition, pauses: Sequence[Pause]) -> Pause | None:
+    from actorwork.policy.pauses import concerns
+
+    actor, title = definition.actor, definition.title
+    return next((one for one in pauses if concerns(one.kind, one.name, actor=actor, trigger=title)), None)
+
+
+async def actors_without_node(broker: Broker, records: Sequence[TriggerRecord]) -> Collection[str]:
+    """Return the actors of these triggers that no node runs: nothing fires them. Empty if the reports are not whole."""
+    from actorwork.inspection.gathering import gather
+
+    gathered = await gather(broker)
+    if not gathered.is_whole:
+        return frozenset()
+    actors = {record.definition.actor for record in records}
+    return {one for one in actors if not any(place.is_alive for place in gathered.by_title.get(one, ()))}
 
 
 def schedule_text(record: TriggerRecord) -> str:
@@ -91,6 +111,7 @@ def in_json(one: Known) -> dict[str, Any]:
         "source": definition.source,
         "schedule": schedule_text(record),
         "state": one.state,
+        **_pause_in_json(one.pause),
         "by_hand": one.by_hand,
         **{name: value for name, value in definition.details.items() if name != "priority"},
         "type": definition.type,
@@ -101,6 +122,13 @@ def in_json(one: Known) -> dict[str, Any]:
         "next": coming(one),
         **_changes_in_json(record),
     }
+
+
+def _pause_in_json(pause: Pause | None) -> dict[str, Any]:
+    """Return who has paused a trigger, when and why; nothing if it is not paused."""
+    if pause is None:
+        return {}
+    return {"paused_by": pause.by, "paused_at": moment(pause.at), "paused_because": pause.reason}
 
 
 def _changes_in_json(record: TriggerRecord) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class Options(Value):
     masking: Masking = attrs.field(factory=Masking)
     is_reason_needed: bool = False
     spool: Path | None = None
+    trace_url: str = ""
 
 
 def app(
@@ -92,6 +93,7 @@ def app(
     secrets: Collection[str] = SECRETS,
     reason_required: bool = False,
     spool: str | Path | None = None,
+    trace_url: str = "",
 ) -> Dashboard:
     """Return the dashboard of a broker, as an ASGI application for Trio and asyncio.
 
@@ -99,7 +101,8 @@ def app(
     of which the first that knows a request's user decides; without any, only requests from this machine are answered.
     `hosts` are the names by which it may be addressed, if not by all; `root_path` is where a proxy has put it.
     `secrets` are parts of the names of values that are masked. With `reason_required`, each action wants a reason.
-    `spool` is the file of a spool on this machine.
+    `spool` is the file of a spool on this machine. `trace_url` is where traces are shown, with `{trace_id}` in it:
+    messages that have one link to it.
 
     Mounted in an application on asyncio, it opens its broker with its first request; on Trio, enter `Dashboard.open`.
     Raises `MissingExtra` without the extra `web`, and `BrokerError` for a URL that names no kind of broker.
@@ -108,6 +111,11 @@ def app(
     root = root_path.rstrip("/")
     if root and not root.startswith("/"):
         raise ValueError(f"root_path begins with a slash, got {root_path!r}")
+    if trace_url and ("{trace_id}" not in trace_url or not trace_url.startswith(("https://", "http://", "/"))):
+        raise ValueError(
+            "trace_url is an address with {trace_id} in it, such as https://traces.example.org/trace/{trace_id},"
+            f" got {trace_url!r}"
+        )
     return Dashboard(
         OpenedBroker(broker),
         Options(
@@ -117,6 +125,7 @@ def app(
             masking=Masking(secrets),
             is_reason_needed=reason_required,
             spool=None if spool is None else Path(spool),
+            trace_url=trace_url,
         ),
     )
 
@@ -179,10 +188,21 @@ class Dashboard:
     async def _answer(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         root, path = self._place(scope)
         asks_json = path == "/api" or path.startswith("/api/") or _prefers_json(request)
+        access: Access | None = None
         try:
-            response: Any = await self._respond(request, root, path)
+            problem = wrong_host(request, self._options.hosts)
+            if problem is not None:
+                raise Refused(problem, 421)
+            response: Any
+            if path.startswith("/static/"):
+                response = self._static(path.removeprefix("/static/"))
+            else:
+                access = await access_of(self._options.rules, request)
+                response = (
+                    self._unknown(request) if access is None else await self._respond(request, access, root, path)
+                )
         except Exception as raised:  # noqa: BLE001 - whatever it is, the user gets an answer, and the log the rest
-            response = self._failed(raised, root, path, asks_json=asks_json)
+            response = self._failed(raised, root, path, access, asks_json=asks_json)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers.setdefault("Cache-Control", "no-store")
@@ -196,15 +216,7 @@ class Dashboard:
             path = path[len(root) :]
         return root, path.rstrip("/") or "/"
 
-    async def _respond(self, request: Request, root: str, path: str) -> Any:
-        problem = wrong_host(request, self._options.hosts)
-        if problem is not None:
-            raise Refused(problem, 421)
-        if path.startswith("/static/"):
-            return self._static(path.removeprefix("/static/"))
-        access = await access_of(self._options.rules, request)
-        if access is None:
-            return self._unknown(request)
+    async def _respond(self, request: Request, access: Access, root: str, path: str) -> Any:
         is_api = path == "/api" or path.startswith("/api/")
         name = (path.removeprefix("/api") or "/") if is_api else path
         if path == "/api":
@@ -257,7 +269,9 @@ class Dashboard:
             "text/plain; charset=utf-8",
         )
 
-    async def _sight(self, access: Access, query: Mapping[str, str]) -> Sight:
+    async def _sight(
+        self, access: Access, query: Mapping[str, str], remembered: MutableMapping[str, Any] | None = None
+    ) -> Sight:
         self._sent += 1
         return Sight(
             broker=await self._broker.reached(),
@@ -265,7 +279,9 @@ class Dashboard:
             masking=self._options.masking,
             query=dict(query),
             spool=self._options.spool,
+            trace_url=self._options.trace_url,
             sending=f"{self._sending}-{self._sent:x}",
+            remembered={} if remembered is None else remembered,
         )
 
     async def _seen(self, page: Page, sight: Sight) -> dict[str, Any]:
@@ -284,13 +300,14 @@ class Dashboard:
         access_then = access
         parameters = {name: values[0] for name, values in parse_qs(text).items()}
         frame = self._frame(root, page.path, page.title, access, text, is_live=True)
+        remembered: dict[str, Any] = {}
 
         async def draw() -> str:
             # A user may lose a right while a page is open.
             now = await access_of(self._options.rules, request)
             if now is None or now.permissions != access_then.permissions:
                 raise Refused("your rights have changed: reload the page", 403)
-            facts = await self._seen(page, await self._sight(access, parameters))
+            facts = await self._seen(page, await self._sight(access, parameters, remembered))
             return self._renderer.main(page.template, facts, frame)
 
         return live.Stream(draw, lambda: self.is_closing, self._streams)
@@ -376,7 +393,7 @@ class Dashboard:
             "follow": f"{path}{f'?{query}' if query else ''}" if is_live else "",
         }
 
-    def _failed(self, raised: Exception, root: str, path: str, *, asks_json: bool) -> Response:
+    def _failed(self, raised: Exception, root: str, path: str, access: Access | None, *, asks_json: bool) -> Response:
         """Answer with an error: a sentence for what a user can do something about, a number for the log otherwise."""
         error = next(leaves(raised))
         if isinstance(error, Refused):
@@ -391,7 +408,8 @@ class Dashboard:
             text, status = f"this failed; the log has the reason, under the number {number}", 500
         if asks_json:
             return _json_response({"error": text}, status)
-        frame = self._frame(root, "", "Error", None)
+        # With its place among the pages: who looks for a run that is gone goes on from the list of runs.
+        frame = self._frame(root, path if path in PAGES else "", "Error", access)
         main = self._renderer.main("error.html", {"text": text, "status": status}, frame)
         return _html_response(self._renderer.whole(main, frame), status)
 

@@ -102,15 +102,17 @@ class Stream:
                 leaf = next(leaves(error))
                 if isinstance(leaf, Refused) and leaf.status in (401, 403):
                     break
-                await _write(send, _event("trouble", str(leaf) if isinstance(leaf, Refused) else "no answer"))
+                event = _event("trouble", str(leaf) if isinstance(leaf, Refused) else "the broker does not answer")
             else:
-                digest = hashlib.sha256(main.encode(errors="backslashreplace")).digest()
-                if digest != last:
-                    await _write(send, _event("page", main))
-                    last, quiet = digest, 0.0
-                elif quiet >= HEARTBEAT:
-                    await _write(send, ":\n\n")
-                    quiet = 0.0
+                event = _event("page", main)
+            # Of trouble as well: the page is sent again when it is over, also if nothing else has changed.
+            digest = hashlib.sha256(event.encode(errors="backslashreplace")).digest()
+            if digest != last:
+                await _write(send, event)
+                last, quiet = digest, 0.0
+            elif quiet >= HEARTBEAT:
+                await _write(send, ":\n\n")
+                quiet = 0.0
             waited = 0.0
             while waited < self._streams.every and not self._is_closing():
                 await anyio.sleep(CLOSING)

@@ -9,7 +9,7 @@ Action    what changes something: `plan` checks it and words the question; `do` 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,8 +48,12 @@ class Sight:
     query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     spool: Path | None = None
     """The file of a spool on this machine."""
+    trace_url: str = ""
+    """Where traces are shown: an address with `{trace_id}`; without one, traces have no links."""
     sending: str = ""
     """Begins the ids of messages that are sent from here."""
+    remembered: MutableMapping[str, Any] = attrs.field(factory=dict[str, Any])
+    """What a view keeps for its next look, while a page follows; empty at its first look."""
 
     def text(self, name: str, default: str = "") -> str:
         """Return a parameter of the page."""

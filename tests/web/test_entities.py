@@ -11,22 +11,30 @@ import trio
 from actorwork.abc import Broker
 from actorwork.actors.entities.entity import Entity
 from actorwork.actors.handlers.table import receive
+from actorwork.clients.client import Client
 from actorwork.clients.opening import open_client
 from actorwork.runtime.system import open_system
 from actorwork.settings import Entities, Settings, default_source, identity
-from actorwork.web.masking import MASK
+from actorwork.web.access import Access
+from actorwork.web.masking import MASK, Masking
+from actorwork.web.pages.entities import view_one
+from actorwork.web.request import Sight
 
 from .conftest import ODD, Visitor, enter, visit
 
 
 class Account(Entity[dict[str, Any]]):
     settings = Settings(title="account", entities=Entities(history=5, ttl="90d"))
+    door = trio.Event()
+    """What is late waits before it."""
 
     @receive
-    async def add(self, *, n: int, wait: float = 0) -> None:
+    async def add(self, *, n: int, wait: float = 0, is_late: bool = False) -> None:
         self.state["n"] = self.state.get("n", 0) + n
         self.state.setdefault("api_token", "geheim")
         await trio.sleep(wait)
+        if is_late:
+            await self.door.wait()
 
 
 PLACE = Account.settings.default_source, Account.settings.id
@@ -164,11 +172,7 @@ async def test_while_a_message_is_in_hand_only_force_replaces_a_state():
 
 async def test_a_state_of_a_later_schema_is_replaced_by_one_of_this_program():
     async with bank() as guest, open_client(guest.broker) as client:
-        await put(guest.broker, "account", "ben", {"lines": []}, schema=9)
-        await client.ref(Account, key="ben").tell({"n": 1})
-        with trio.fail_after(60):
-            while not (await guest.json("/entity", actor="account", key="ben"))["is_stalled"]:  # noqa: ASYNC110 - as above
-                await trio.sleep(0.01)
+        await stall(guest, client, "ben")
         assert 'href="/entities?actor=account"' in await guest.page("/overview")
         page = await guest.page("/entity?actor=account&key=ben")
         assert "The programs that run write states of the schema version 1" in page
@@ -177,6 +181,79 @@ async def test_a_state_of_a_later_schema_is_replaced_by_one_of_this_program():
             while (await client.ref(Account, key="ben").state()).version < 3:  # noqa: ASYNC110 - as above
                 await trio.sleep(0.01)
         assert (await client.ref(Account, key="ben").state()).value["n"] == 2
+
+
+async def stall(guest: Visitor, client: Client, key: str) -> None:
+    """Have a message of a key wait for a state that no node can read."""
+    await put(guest.broker, "account", key, {"lines": []}, schema=9)
+    await client.ref(Account, key=key).tell({"n": 1})
+    with trio.fail_after(60):
+        while not (await guest.json("/entity", actor="account", key=key))["is_stalled"]:  # noqa: ASYNC110 - as above
+            await trio.sleep(0.01)
+
+
+async def test_a_stalled_key_is_forgotten_by_force_and_its_message_begins_with_a_first_state():
+    async with bank() as guest, open_client(guest.broker) as client:
+        await stall(guest, client, "ben")
+        asked = {"actor": "account", "key": "ben", "version": "1"}
+        # Its message is in the node, which tries again and again.
+        refused = await guest.do("/entities/forget", 409, **asked)
+        assert "is handling a message of this key" in refused["error"]
+        assert (await guest.json("/entity", actor="account", key="ben"))["has_state"]
+        assert 'name="force" value="yes"' in forget_form(await guest.page("/entity?actor=account&key=ben"))
+        plan = await guest.do("/entities/forget", **asked, force="yes", dry_run=True)
+        assert "A message of this key that runs is handled again" in plan["question"]
+        assert (await guest.do("/entities/forget", **asked, force="yes", reason="a test"))["how_many"] == 1
+        with trio.fail_after(60):
+            while not (found := await guest.json("/entity", actor="account", key="ben"))["has_state"]:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+        assert (found["state"]["version"], found["state"]["state"]["n"]) == (1, 1)
+        with trio.fail_after(60):
+            while (await guest.json("/entity", actor="account", key="ben"))["is_stalled"]:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+        entry = (await guest.broker.audit.list())[0]
+        assert (entry.action, entry.what, entry.reason) == ("forget-state", "state account/ben", "a test")
+
+
+async def test_while_a_message_runs_a_state_is_forgotten_by_force_and_the_message_runs_again():
+    async with bank() as guest, open_client(guest.broker) as client:
+        assert "force" not in forget_form(await guest.page("/entity?actor=account&key=ann"))
+        Account.door = trio.Event()
+        receipt = await client.ref(Account, key="ann").submit({"n": 1, "is_late": True}, id="late")
+        with trio.fail_after(60):
+            while not (await guest.json("/entity", actor="account", key="ann"))["holder"]:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+        assert 'name="force" value="yes"' in forget_form(await guest.page("/entity?actor=account&key=ann"))
+        await guest.do("/entities/forget", 409, actor="account", key="ann")
+        await guest.do("/entities/forget", actor="account", key="ann", force="yes")
+        assert not (await guest.json("/entity", actor="account", key="ann"))["has_state"]
+        Account.door.set()
+        await receipt.result(timeout=60)
+        found = await guest.json("/entity", actor="account", key="ann")
+        # On a first state, not on the 7 that it had begun with.
+        assert (found["state"]["version"], found["state"]["state"]["n"]) == (1, 1)
+
+
+def forget_form(page: str) -> str:
+    """Return the form of the button that forgets a state."""
+    return page.partition('action="/entities/forget"')[2].partition("</form>")[0]
+
+
+async def test_a_page_that_follows_reads_a_history_only_after_a_change():
+    async with bank() as guest:
+        sight = Sight(
+            broker=guest.broker,
+            access=Access("ann", "admin"),
+            masking=Masking(),
+            query={"actor": "account", "key": "ann"},
+        )
+        first = await view_one(sight)
+        # As if it were another one: it is read no second time.
+        sight.remembered["history"] = sight.remembered["history"][:1]
+        assert len((await view_one(sight))["history"]) == 1
+        assert [one["text"] for one in first["history"]][:1] == [one["text"] for one in sight.remembered["history"]]
+        await put(guest.broker, "account", "ann", {"n": 8}, history=5)
+        assert [one["version"] for one in (await view_one(sight))["history"]] == [3, 2, 1]
 
 
 async def test_a_key_without_a_state_may_be_given_one():

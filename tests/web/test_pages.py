@@ -4,17 +4,22 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
+import attrs
 import httpx
 import pytest
 import trio
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
+from actorwork.clients.opening import open_client
+from actorwork.clients.runs import Run
+from actorwork.errors import MessageFailed
+from actorwork.inspection.words import moment
 from actorwork.message import Envelope, Unique
 from actorwork.policy.minutes import ALL, MinuteCounts
-from actorwork.policy.reports import NodeReport, PartReport, written
+from actorwork.policy.reports import HoldUp, NodeReport, PartReport, written
 from actorwork.policy.runs.values import Plan, StepPlan
 from actorwork.records import TriggerDefinition
 from actorwork.runtime.system import System, open_system
@@ -22,6 +27,8 @@ from actorwork.settings import Settings, default_source, identity
 from actorwork.web import rendering
 from actorwork.web.dashboard import NAVIGATION, PAGES, app
 from actorwork.web.masking import MASK, Masking
+from actorwork.web.pages import flows
+from actorwork.workflows import Flow, group, step
 
 from .conftest import Visitor, bury, enter, visit
 
@@ -390,6 +397,218 @@ async def test_a_run_is_shown_with_its_graph_and_cancelled():
         await guest.json("/runs", 400, status="LOST")
 
 
+async def test_a_trigger_that_does_not_fire_says_why_and_a_pause_of_all_triggers_is_ended_from_each():
+    async with visit() as guest:
+        await guest.broker.triggers.register(NIGHTLY.source, [NIGHTLY])
+        this = "/trigger?actor=shop&title=night/ly"
+        assert not (await guest.json("/triggers"))["triggers"][0]["has_node"]
+        assert "none runs shop: nothing fires it" in await guest.page("/triggers")
+        assert "No node runs shop: nothing fires this trigger until one does" in await guest.page(this)
+        await guest.do("/pauses/pause", kind="triggers", name="shop", reason="stocktaking")
+        (one,) = (await guest.json("/triggers"))["triggers"]
+        assert (one["state"], one["paused_by"], one["paused_because"]) == ("paused", "ann", "stocktaking")
+        page = await guest.page(this)
+        assert "Paused with all triggers of shop by ann since" in page
+        assert "Stocktaking." in page
+        resume = page.partition('action="/pauses/resume"')[2].partition("</form>")[0]
+        assert (
+            '<input type="hidden" name="kind" value="triggers"><input type="hidden" name="name" value="shop">' in resume
+        )
+        await guest.do("/pauses/resume", kind="triggers", name="shop")
+        assert (await guest.json("/trigger", actor="shop", title="night/ly"))["state"] == "on"
+
+
+class Ledger(Actor):
+    settings = Settings(title="ledger", concurrency=2)
+
+    @receive
+    async def book(self, *, amount: int) -> None:
+        async with self.context.lock("<books>"):
+            await trio.sleep_forever()
+
+
+async def test_a_lock_is_listed_with_its_owner_and_those_that_wait_for_it():
+    async with (
+        visit() as guest,
+        open_system(Ledger, broker=guest.broker, grace=0.1) as system,
+        open_client(guest.broker) as client,
+    ):
+        assert "No actor uses a lock now" in await guest.page("/pauses")
+        for name in ("one", "two"):
+            await client.ref(Ledger).submit({"amount": 1}, id=name)
+        found: list[Any] = []
+        with trio.fail_after(60):
+            while not any(one["owner"] and one["waiting"] == 1 for one in found):
+                found = (await guest.json("/pauses"))["locks"]
+                await trio.sleep(0.01)
+        (lock,) = found
+        owner = lock["owner"]
+        assert (lock["name"], owner["actor"], owner["node"]) == ("<books>", "ledger", system.node_id)
+        assert owner["message"] in ("one", "two")
+        assert lock["waiting_since"]
+        page = await guest.page("/pauses")
+        assert "&lt;books&gt;" in page
+        assert f"/message?id={owner['message']}" in page
+
+
+async def test_a_trigger_of_an_actor_that_runs_is_on():
+    async with visit_with_a_node() as (guest, _):
+        await guest.broker.triggers.register("letters", [attrs.evolve(NIGHTLY, source="letters", actor="clerk")])
+        (one,) = (await guest.json("/triggers"))["triggers"]
+        assert (one["state"], one["has_node"]) == ("on", True)
+        assert "no node" not in await guest.page("/triggers")
+
+
+async def test_what_limits_and_open_circuits_hold_back_is_listed_together_over_all_nodes():
+    async with visit() as guest:
+        assert "No limit holds anything back" in await guest.page("/pauses")
+        now, _ = await guest.broker.reports.nodes()
+        for number, (waiting, until) in enumerate([(3, now + 60), (4, now + 30)]):
+            circuit = HoldUp(kind="circuit", name="<smtp>", waiting=1, until=now + 90)
+            rate = HoldUp(kind="rate", name="mails", waiting=waiting, until=until)
+            held = (rate, circuit) if number == 0 else (rate,)
+            report = NodeReport(
+                name=f"host{number}:1",
+                host=f"host{number}",
+                pid=1,
+                version="1",
+                started=now,
+                at=now,
+                lease=10,
+                tree=PartReport(title="mailer", hold_ups=held),
+            )
+            await guest.broker.reports.write(f"{number:032x}", written(report), now=now, ttl=600)
+        first, second = (await guest.json("/pauses"))["limits"]
+        assert (first["actor"], first["kind"], first["name"], first["waiting"], first["nodes"]) == (
+            "mailer", "rate", "mails", 7, 2,
+        )  # fmt: skip
+        assert first["until"] == moment(now + 30)
+        assert (second["kind"], second["waiting"]) == ("circuit", 1)
+        page = await guest.page("/pauses")
+        assert "open circuit" in page
+        assert "&lt;smtp&gt;" in page
+
+
+class Printer(Actor):
+    settings = Settings(title="printer")
+    has_paper_for: ClassVar[set[str]] = set()
+
+    @receive
+    async def print(self, *, page: str) -> str:
+        if page not in self.has_paper_for:
+            raise LookupError(f"no paper for {page}")
+        return page
+
+
+@asynccontextmanager
+async def visit_with_a_failed_run(role: str = "admin") -> AsyncGenerator[tuple[Visitor, Run[Any]]]:
+    """Open a dashboard of a run of which two of three steps have failed, each of them with one that comes after it."""
+    Printer.has_paper_for = {"third", "after first", "after second"}
+    async with (
+        visit(role) as guest,
+        open_system(Printer, broker=guest.broker, grace=1),
+        open_client(guest.broker) as client,
+    ):
+        first, second, third = (step(Printer, {"page": name}, name=name) for name in ("first", "second", "third"))
+        after = [
+            step(Printer, {"page": f"after {one.name}"}, name=f"after {one.name}", after=[one])
+            for one in (first, second)
+        ]
+        run = await client.start(Flow(group([third, *after])), id="pages")
+        with trio.fail_after(60), pytest.raises(MessageFailed):
+            await run.result()
+        yield guest, run
+
+
+async def statuses(guest: Visitor) -> dict[str, str]:
+    return {one["name"]: one["status"] for one in (await guest.json("/run", id="pages"))["steps"]}
+
+
+async def test_of_a_failed_run_those_steps_are_retried_that_the_user_chooses():
+    async with visit_with_a_failed_run() as (guest, run):
+        facts = await guest.json("/run", id="pages")
+        number = {one["name"]: str(one["number"]) for one in facts["steps"]}
+        assert {one["name"] for one in facts["steps"] if one["can_retry"]} == {"first", "second"}
+        assert facts["steps_to_retry"] == 2
+        page = await guest.page("/run?id=pages")
+        assert "Retry all 2" in page
+        boxes = [f'name="number" value="{number[name]}"' in page for name in ("first", "second", "third")]
+        assert boxes == [True, True, False]
+        asked = await guest.do("/runs/retry", id="pages", chosen="yes", number=number["second"], dry_run=True)
+        assert asked["how_many"] == 1
+        assert asked["question"] == (
+            "Retry 'second' of run 'pages'? What was cancelled because of it runs again as well. The other steps that"
+            " failed stay as they are."
+        )
+        Printer.has_paper_for |= {"first", "second"}
+        done = await guest.do("/runs/retry", id="pages", chosen="yes", number=number["second"], reason="a new ream")
+        assert (done["done"], done["how_many"]) == ("retrying 'second' of run 'pages'", 1)
+        with trio.fail_after(60), pytest.raises(MessageFailed):
+            await run.result()
+        assert await statuses(guest) == {
+            "first": "FAILURE",
+            "after first": "CANCELLED",
+            "second": "SUCCESS",
+            "after second": "SUCCESS",
+            "third": "SUCCESS",
+        }
+        (entry,) = await guest.broker.audit.list()
+        assert (entry.action, entry.what, entry.reason) == ("retry run", "run pages: 'second'", "a new ream")
+        assert 'name="number"' not in await guest.page("/run?id=pages"), "there is nothing to choose among one"
+        await guest.do("/runs/retry", id="pages")
+        with trio.fail_after(60):
+            await run.result()
+        assert set((await statuses(guest)).values()) == {"SUCCESS"}
+        assert (await guest.broker.audit.list())[0].what == "run pages"
+        await guest.do("/runs/retry", 409, id="pages")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "problem"),
+    [
+        ({"chosen": "yes"}, 400, "no step is chosen"),
+        ({"step": "forth"}, 409, "has no step 'forth'"),
+        ({"step": ["first", "third"]}, 409, "'third' has not failed (SUCCESS)"),
+        ({"step": "after first"}, 409, "name 'first'"),
+        ({"number": "two"}, 400, "wants the number of a step"),
+        ({"number": "17"}, 409, "has no step 17"),
+    ],
+)
+async def test_a_choice_of_steps_that_cannot_be_retried_is_refused_before_it_is_confirmed(
+    fields: dict[str, Any], code: int, problem: str
+):
+    async with visit_with_a_failed_run() as (guest, _):
+        refused = await guest.do("/runs/retry", code, id="pages", dry_run=True, **fields)
+        assert problem in refused["error"]
+        assert not await guest.broker.audit.list()
+
+
+async def test_a_viewer_has_no_steps_to_choose():
+    async with visit_with_a_failed_run("viewer") as (guest, _):
+        page = await guest.page("/run?id=pages")
+        assert 'name="number"' not in page
+        await guest.do("/runs/retry", 403, id="pages", step="first")
+
+
+async def test_a_large_run_shows_the_steps_that_failed_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(flows, "MOST_STEPS", 3)
+    async with visit_with_a_failed_run() as (guest, _):
+        shown = (await guest.json("/run", id="pages"))["steps"]
+        assert [one["can_retry"] for one in shown] == [True, True, False]
+        assert "3 of 5 steps are shown" in await guest.page("/run?id=pages")
+
+
+async def test_an_error_page_shows_its_user_and_where_it_is():
+    async with visit("operator") as guest:
+        for path, code, page in (("/run?id=none", 404, "Runs"), ("/send", 403, "Sources"), ("/nowhere", 404, "")):
+            text = await guest.page(path, code)
+            assert '<p class="user"><b>ann</b> <span>operator</span></p>' in text
+            assert (f'aria-current="page">{page}</a>' in text) is bool(page)
+        assert "<b>ann</b>" in await guest.submit("/pauses/pause", 400, kind="nothing")
+    async with visit(hosts=["ops.example.org"]) as guest:
+        assert "ann" not in await guest.page("/overview", 421)
+
+
 async def test_a_message_is_found_by_its_id():
     async with visit() as guest:
         await guest.broker.publish([Envelope("orders", "a/b", b"1", headers={"actorwork-result-ttl": 60})])
@@ -468,6 +687,24 @@ async def test_a_message_shows_its_key_its_headers_its_payload_and_its_failed_at
         assert "<b>Attempt 1</b>" in page
         assert "no &lt;order&gt;" in page
         assert "actor:till" in await guest.page("/delayed")
+
+
+async def test_a_message_shows_its_trace_and_links_to_it_where_the_dashboard_knows_where():
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {**TRACKED, "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    async with visit(trace_url="https://traces.example.org/t/{trace_id}?x=1&y=2") as guest:
+        await guest.broker.publish([Envelope("orders", "m", b"7", headers=headers)])
+        url = f"https://traces.example.org/t/{trace}?x=1&y=2"
+        assert (await guest.json("/messages/m"))["trace"] == {"id": trace, "url": url}
+        assert f'href="{url.replace("&", "&amp;")}"' in await guest.page("/message?id=m")
+        (letter,) = await bury(guest.broker, "letters", {"dead": 1})
+        assert (await guest.json("/dead/letter", source="letters", entry=letter.entry))["trace"] is None
+    async with visit() as guest:
+        await guest.broker.publish([Envelope("orders", "m", b"7", headers=headers)])
+        assert f'<span class="mono">{trace}</span>' in await guest.page("/message?id=m")
+    for wrong in ("https://traces.example.org/", "javascript:{trace_id}"):
+        with pytest.raises(ValueError, match="trace_url is an address"):
+            app(trace_url=wrong)
 
 
 async def test_a_viewer_sees_of_a_message_only_what_becomes_of_it():

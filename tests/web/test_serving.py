@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ from fastapi import FastAPI
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
 from actorwork.brokers import open_broker
-from actorwork.errors import SettingsError
+from actorwork.errors import BrokerError, SettingsError
+from actorwork.records import Pause
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
 from actorwork.web import app, live
@@ -124,8 +125,37 @@ async def test_a_stream_ends_when_its_user_loses_a_right():
                 assert (await events.next())[0] == "page"
                 rights.remove("pause")
                 assert await events.next() == ("end", "")
-            for wrong in ("", "/nothing", "/dead/letter", "/pauses/pause"):
+            for wrong in ("", "/nothing", "/send", "/pauses/pause"):
                 assert (await http.get(f"{url}/live", params={"page": wrong})).status_code == 404
+
+
+async def test_a_page_that_could_not_be_drawn_for_a_while_is_sent_again_also_if_it_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with open_broker(":memory:") as broker, trio.open_nursery() as nursery:
+        listed = broker.pauses.list
+        problem: BrokerError | None = None
+
+        async def list_them() -> Sequence[Pause]:
+            if problem is not None:
+                raise problem
+            return await listed()
+
+        monkeypatch.setattr(broker.pauses, "list", list_them)
+        async with (
+            serving(dashboard := app(broker), nursery) as url,
+            httpx.AsyncClient(timeout=PATIENCE) as http,
+            http.stream("GET", f"{url}/live", params={"page": "/pauses"}) as answer,
+        ):
+            events = Events(answer)
+            name, page = await events.next()
+            assert name == "page"
+            problem = BrokerError("it is away")
+            assert await events.next() == ("trouble", "the broker does not answer")
+            problem = None
+            assert await events.next() == ("page", page)
+            dashboard.close_streams()
+            assert await events.next() == ("end", "")
 
 
 @asynccontextmanager

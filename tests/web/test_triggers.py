@@ -78,7 +78,7 @@ async def test_a_trigger_that_is_off_is_not_taken_for_one_that_has_vanished():
         assert "vanished" not in page
         assert 'aria-label="Turn on nightly"' in page
         await guest.do("/triggers/change", **THIS, is_on="yes")
-        assert '<span class="badge good">on</span>' in await guest.page("/triggers")
+        assert '<span class="badge bad">no node</span>' in await guest.page("/triggers")
 
 
 async def test_what_cannot_fire_is_refused_with_what_was_wanted():

@@ -171,8 +171,19 @@ async def view_one(sight: Sight) -> dict[str, Any]:
         return found
     found["state"] = _state_in_json(sight, state)
     found["text"] = _text(found["state"])
-    changes = await states.history(*_place(actor), key, limit=MOST_CHANGES)
-    found["history"] = [_change_in_json(sight, one) for one in changes]
+    found["history"] = await _history(sight, actor, key, state)
+    return found
+
+
+async def _history(sight: Sight, actor: str, key: str, state: StoredState) -> Sequence[dict[str, Any]]:
+    """Return the last changes. A page that follows reads them only after a change: they may be fifty large states."""
+    now = (state.version, state.at, state.stamp)
+    if sight.remembered.get("changed") == now:
+        return sight.remembered["history"]
+    changes = await sight.broker.entities.history(*_place(actor), key, limit=MOST_CHANGES)
+    found = [_change_in_json(sight, one) for one in changes]
+    # A page draws their texts, which are cut.
+    sight.remembered.update(changed=now, history=[one | {"state": None} for one in found])
     return found
 
 
@@ -245,6 +256,9 @@ async def plan_forget(sight: Sight, form: Form) -> Plan:
     if before is None:
         raise not_found(f"{actor[:300]!r} has no state for the key {key[:300]!r}")
     version = _number(form, "version", before.version)
+    runs = ""
+    if form.flag("force"):
+        runs = " A message of this key that runs is handled again then, and what it has changed is lost."
 
     async def do() -> Done:
         try:
@@ -255,7 +269,7 @@ async def plan_forget(sight: Sight, form: Form) -> Plan:
 
     return Plan(
         question=f"Forget the state of {key!r} of {actor!r}, and its history? Its next message begins with a first"
-        " state.",
+        f" state.{runs}",
         what=f"state {actor}/{key}",
         do=do,
         how_many=1,
@@ -276,7 +290,7 @@ def _number(form: Form, name: str, current: int) -> int:
 
 PAGES = (
     Page("/entities", "Entities", "entities.html", view),
-    Page("/entity", "Entity", "entity.html", view_one, is_live=False),
+    Page("/entity", "Entity", "entity.html", view_one),
 )
 ACTIONS = (
     Action("/entities/put", "put-state", "edit", plan_put),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from actorwork import codec
-from actorwork.clients.runs import send_signal
+from actorwork.clients.runs import retry_steps, send_signal
 from actorwork.errors import CodecError
 from actorwork.inspection.flows import in_json, step_in_json, waits_for
+from actorwork.policy.runs.choosing import can_retry, to_retry
 from actorwork.policy.runs.drawing import svg
-from actorwork.policy.runs.values import RunInfo
+from actorwork.policy.runs.values import RunInfo, StepInfo
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
 STATUSES: Final = ("STARTED", "PAUSED", "HELD", "SUCCESS", "FAILURE", "CANCELLED")
 MOST: Final = 3000
 MOST_STEPS: Final = 500
+"""Steps on a page; of a larger run those that have failed come first."""
 
 
 async def view(sight: Sight) -> dict[str, Any]:
@@ -60,10 +63,21 @@ async def view_one(sight: Sight) -> dict[str, Any]:
         "is_over": info.status.is_final,
         "waits": await waits_for(sight.broker, info, steps),
         "signals": list(info.waits_for),
-        "steps": [step_in_json(one) for one in steps[:MOST_STEPS]],
+        "steps": [step_in_json(one) | {"can_retry": can_retry(one)} for one in _shown(steps)],
         "steps_total": len(steps),
+        "steps_to_retry": sum(map(can_retry, steps)),
         "graph": svg(info, steps, is_styled=False),
     }
+
+
+def _shown(steps: Sequence[StepInfo]) -> Sequence[StepInfo]:
+    if len(steps) <= MOST_STEPS:
+        return steps
+    return sorted(steps, key=lambda one: (not can_retry(one), one.number))[:MOST_STEPS]
+
+
+def _named(info: RunInfo) -> str:
+    return f"{info.title!r} ({info.id})" if info.title else repr(info.id)
 
 
 def _planning(
@@ -82,9 +96,8 @@ def _planning(
                 raise Refused(f"run {info.id!r} is {unless} ({info.status})", 409)
             return Done(f"{done} run {info.id!r}", 1)
 
-        name = f"{info.title!r} ({info.id})" if info.title else repr(info.id)
         return Plan(
-            question=f"{verb} run {name}?",
+            question=f"{verb} run {_named(info)}?",
             what=f"run {info.id}",
             do=do,
             is_grave=is_grave,
@@ -106,8 +119,46 @@ async def _resume(sight: Sight, run: str, _: Form) -> bool:
     return await sight.broker.runs.resume(run)
 
 
-async def _retry(sight: Sight, run: str, _: Form) -> bool:
-    return await sight.broker.runs.retry(run)
+async def plan_retry(sight: Sight, form: Form) -> Plan:
+    """Plan to run again what has failed in a run: all of it, or the steps that are named, or given by `number`."""
+    info = await _find(sight, form.needed("id"))
+    steps = await sight.broker.runs.steps(info.id)
+    wanted = [*form.texts("step"), *map(_number, form.texts("number"))]
+    try:
+        chosen = to_retry(info.id, steps, wanted) if wanted else {one.number for one in steps if can_retry(one)}
+    except (LookupError, ValueError) as error:
+        raise Refused(str(error.args[0]), 409) from None
+    if not wanted and form.flag("chosen"):
+        raise Refused("no step is chosen: tick those that are to run again")
+
+    names = [repr(one.name) for one in steps if one.number in chosen]
+    which = f"{', '.join(names[:5])}{f' and {len(names) - 5:,} more' if len(names) > 5 else ''}"
+
+    async def do() -> Done:
+        runs = sight.broker.runs
+        try:
+            is_done = await (retry_steps(runs, info.id, steps, chosen) if wanted else runs.retry(info.id))
+        except ValueError as error:
+            raise Refused(str(error), 409) from None
+        if not is_done:
+            raise Refused(f"run {info.id!r} is neither held nor failed ({info.status})", 409)
+        return Done(f"retrying {which or 'what had not succeeded'} of run {info.id!r}", len(chosen))
+
+    rest = " The other steps that failed stay as they are." if len(chosen) < sum(map(can_retry, steps)) else ""
+    return Plan(
+        question=f"Retry {which or 'what has not succeeded'} of run {_named(info)}? What was cancelled because of"
+        f" {'it' if len(chosen) == 1 else 'them'} runs again as well.{rest}",
+        what=f"run {info.id}: {which}" if wanted else f"run {info.id}",
+        do=do,
+        how_many=len(chosen),
+        back=f"/run?{urlencode({'id': info.id})}",
+    )
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise Refused(f"number wants the number of a step, got {text[:50]!r}")
+    return int(text)
 
 
 async def _forget(sight: Sight, run: str, _: Form) -> bool:
@@ -128,7 +179,7 @@ ACTIONS = (
     Action("/runs/cancel", "cancel run", "cancel", _planning("Cancel", _cancel, "over", "cancelled", is_grave=True)),
     Action("/runs/pause", "pause run", "pause", _planning("Pause", _pause, "not under way", "paused")),
     Action("/runs/resume", "resume run", "pause", _planning("Resume", _resume, "not paused", "resumed")),
-    Action("/runs/retry", "retry run", "replay", _planning("Retry", _retry, "neither held nor failed", "retrying")),
+    Action("/runs/retry", "retry run", "replay", plan_retry),
     Action("/runs/signal", "signal run", "send", _planning("Signal", _signal, "not waiting for this", "signalled")),
     Action("/runs/forget", "forget run", "drop", _planning("Forget", _forget, "not over", "forgot", is_grave=True)),
 )

@@ -6,7 +6,8 @@ At most `MOST` letters are searched for a page, and changed by one action: the o
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -14,12 +15,14 @@ from actorwork import codec
 from actorwork.abc import DeadLetters
 from actorwork.clients.dead_letters import act_on, pages
 from actorwork.inspection.letters import cause_in_json, in_json, payload, shown_source
+from actorwork.message import Json
 from actorwork.policy.dead_letters import Cause, Selection, by_cause
 from actorwork.records import DeadLetter
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
 MOST: Final = 10_000
 MOST_PROBLEMS: Final = 20
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-")
 _FILTERS: Final = ("source", "actor", "error", "fingerprint", "text")
 
 
@@ -60,6 +63,12 @@ def letter_in_json(sight: Sight, letter: DeadLetter) -> dict[str, Any]:
     else:
         facts |= {"payload": None, "payload_is": "hidden", "headers": {}, "traceback": ""}
     return facts
+
+
+def trace_in(sight: Sight, headers: Mapping[str, Json]) -> dict[str, str] | None:
+    """Return the trace of a message, by its W3C header: its id, and where it is shown, if the dashboard knows."""
+    found = _TRACEPARENT.match(str(headers.get("traceparent", "")))
+    return None if found is None else {"id": found[1], "url": sight.trace_url.replace("{trace_id}", found[1])}
 
 
 def _cause_in_json(sight: Sight, cause: Cause) -> dict[str, Any]:
@@ -114,6 +123,7 @@ async def view_one(sight: Sight) -> dict[str, Any]:
     """Show one dead letter in full."""
     letter = await _find(sight, sight.needed("source"), sight.needed("entry"))
     facts = letter_in_json(sight, letter)
+    facts["trace"] = trace_in(sight, letter.headers)
     facts["payload_text"] = _text(facts) if sight.access.may("see_payloads") else ""
     return facts
 
@@ -229,7 +239,7 @@ async def plan_edit(sight: Sight, form: Form) -> Plan:
 PAGES = (
     Page("/dead", "Dead letters", "dead.html", view),
     Page("/dead/letters", "Dead letters", "letters.html", view_letters),
-    Page("/dead/letter", "Dead letter", "letter.html", view_one, is_live=False),
+    Page("/dead/letter", "Dead letter", "letter.html", view_one),
 )
 ACTIONS = (
     Action("/dead/replay", "replay", "replay", _planning("Replay", "replayed", _replay, is_grave=False)),

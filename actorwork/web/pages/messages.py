@@ -18,7 +18,7 @@ from actorwork.message import HISTORY, Envelope, Json
 from actorwork.records import Delayed, MessageInfo, TrackedMessage
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors, unknown_actor, unknown_source
-from actorwork.web.pages.letters import letter_in_json
+from actorwork.web.pages.letters import letter_in_json, trace_in
 from actorwork.web.pages.overview import inspection_of
 from actorwork.web.pages.pausing import MOST_NAMES, shared_sources
 from actorwork.web.rendering import since
@@ -66,6 +66,7 @@ async def view(sight: Sight) -> dict[str, Any]:
     found["why"] = None if seen is None else as_json(seen.why)
     found["holder"] = None if seen is None or seen.holder is None else as_json(seen.holder)
     found["label"] = await _label_of(sight, source) if source else ""
+    found["trace"] = None if seen is None else trace_in(sight, seen.headers)
     if seen is not None and sight.access.may("see_payloads"):
         found["key"] = seen.key
         found["headers"] = sight.masking.masked(dict(seen.headers))

@@ -1,18 +1,23 @@
-"""Pauses: what is paused, pause and resume."""
+"""What holds messages back: pauses, limits, open circuits and locks; pause and resume."""
 
 from __future__ import annotations
 
 from typing import Any, Final, cast, get_args
 
+from actorwork.inspection import as_json
+from actorwork.inspection.gathering import Gathered, gather
 from actorwork.inspection.words import moment
 from actorwork.records import Pause, PauseKind
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
 from actorwork.state.known_actors import Known, known_actors, unknown_actor, unknown_source
+from actorwork.web.pages.overview import inspection_of
 from actorwork.web.rendering import sentence
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight
 
 MOST_NAMES: Final = 500
 """Actors and sources that a form suggests."""
+MOST_LIMITS: Final = 500
+"""Limits and circuits on the page, and locks."""
 
 
 def shared_sources(known: Known) -> list[str]:
@@ -30,14 +35,56 @@ def pause_in_json(one: Pause) -> dict[str, Any]:
 
 
 async def view(sight: Sight) -> dict[str, Any]:
-    """Show what is paused, oldest first."""
-    found = await sight.broker.pauses.list()
+    """Show what is paused, oldest first, and which limits, circuits and locks hold messages back."""
+    await inspection_of(sight).watch()
+    gathered = await gather(sight.broker)
     known = await known_actors(sight.broker.values)
+    limits = _limits(gathered)
     return {
-        "pauses": [pause_in_json(one) for one in found],
+        "pauses": [pause_in_json(one) for one in gathered.pauses],
+        "limits": limits[:MOST_LIMITS],
+        "limits_total": len(limits),
+        "locks": _locks(gathered)[:MOST_LIMITS],
         "actors": sorted(known)[:MOST_NAMES],
         "sources": shared_sources(known)[:MOST_NAMES],
     }
+
+
+def _limits(gathered: Gathered) -> list[dict[str, Any]]:
+    """Return what the nodes report of limits and circuits, together by actor; where most messages wait first."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for title, places in gathered.by_title.items():
+        for place in places:
+            for one in place.part.hold_ups:
+                facts = found.setdefault(
+                    (title, one.kind, one.name),
+                    {"actor": title, "kind": one.kind, "name": one.name, "waiting": 0, "until": None, "nodes": 0},
+                )
+                facts["waiting"] += one.waiting
+                facts["nodes"] += 1
+                if one.until is not None:
+                    facts["until"] = one.until if facts["until"] is None else min(one.until, facts["until"])
+    several = sorted(found.values(), key=lambda one: (-one["waiting"], one["actor"], one["kind"], one["name"]))
+    return [{**one, "until": None if one["until"] is None else moment(one["until"])} for one in several]
+
+
+def _locks(gathered: Gathered) -> list[dict[str, Any]]:
+    """Return the locks that actors hold or wait for, with their owners; those for which most wait first."""
+    found: dict[str, dict[str, Any]] = {}
+    for node in gathered.nodes:
+        for use in () if node.report is None else node.report.locks:
+            facts = found.setdefault(use.name, {"name": use.name, "owner": None, "waiting": 0, "waiting_since": None})
+            if use.is_held:
+                facts["owner"] = {**as_json(use), "since": moment(use.since), "node": node.id, "node_name": node.name}
+            else:
+                facts["waiting"] += 1
+                first = facts["waiting_since"]
+                facts["waiting_since"] = use.since if first is None else min(first, use.since)
+    several = sorted(found.values(), key=lambda one: (-one["waiting"], one["name"]))
+    return [
+        {**one, "waiting_since": None if one["waiting_since"] is None else moment(one["waiting_since"])}
+        for one in several
+    ]
 
 
 def _what(form: Form) -> tuple[PauseKind, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from actorwork.inspection.schedules import Known, in_json, known_triggers
+from actorwork.inspection.schedules import Known, actors_without_node, in_json, known_triggers
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.state.known_actors import known_actors
 from actorwork.triggers.declared import message_now
-from actorwork.web.pages.pausing import MOST_NAMES
-from actorwork.web.pages.trigger_changes import details, fields, find, message_in_json, pretty_message
+from actorwork.web.pages.pausing import MOST_NAMES, pause_in_json
+from actorwork.web.pages.trigger_changes import details, fields, find, message_in_json, pretty_message, stamp_of
 from actorwork.web.request import Action, Done, Form, Page, Plan, Sight
 
 MOST = 2000
@@ -23,7 +23,9 @@ async def view(sight: Sight) -> dict[str, Any]:
     records, pauses = await sight.broker.triggers.list(), await sight.broker.pauses.list()
     actor = sight.text("actor")
     chosen = [one for one in records if not actor or one.definition.actor == actor]
-    found = [_facts(sight, one) for one in known_triggers(chosen[:MOST], pauses)]
+    shown = chosen[:MOST]
+    without_node = await actors_without_node(sight.broker, shown)
+    found = [_facts(sight, one) for one in known_triggers(shown, pauses, without_node)]
     known = sorted(await known_actors(sight.broker.values))[:MOST_NAMES]
     return {"triggers": found, "total": len(chosen), "shown": len(found), "actor": actor, "actors": known}
 
@@ -31,15 +33,19 @@ async def view(sight: Sight) -> dict[str, Any]:
 async def view_one(sight: Sight) -> dict[str, Any]:
     """Show one trigger in full, with the fields of a form that changes it."""
     record = await find(sight, sight.needed("actor"), sight.needed("title"))
-    (one,) = known_triggers([record], await sight.broker.pauses.list())
+    pauses = await sight.broker.pauses.list()
+    (one,) = known_triggers([record], pauses, await actors_without_node(sight.broker, [record]))
     facts = _facts(sight, one)
-    return {**facts, "fields": fields(record), "message_text": pretty_message(facts["message"])}
+    text = pretty_message(facts["message"])
+    return {**facts, "fields": fields(record), "message_text": text, "seen": stamp_of(record)}
 
 
 def _facts(sight: Sight, one: Known) -> dict[str, Any]:
     record = one.record
     facts = in_json(one) | details(record)
     facts["pause_name"] = trigger_name(facts["actor"], facts["title"])
+    facts["pause"] = None if one.pause is None else pause_in_json(one.pause)
+    facts["has_node"] = one.has_node
     facts["is_declared"], facts["is_put"], facts["is_on"] = record.is_declared, record.is_put, record.is_on
     facts["message"] = message_in_json(sight, record.definition.data)
     if "code" in facts:
@@ -85,7 +91,7 @@ async def plan_forget(sight: Sight, form: Form) -> Plan:
 
 PAGES = (
     Page("/triggers", "Triggers", "triggers.html", view),
-    Page("/trigger", "Trigger", "trigger.html", view_one, is_live=False),
+    Page("/trigger", "Trigger", "trigger.html", view_one),
 )
 ACTIONS = (
     Action("/triggers/run", "run trigger", "run_trigger", plan_run),

@@ -8,10 +8,12 @@ follow the code. A program may send just the fields that it means.
     catchup, catchup_window, overlap,     as `Trigger` has them; durations as text, and an empty `lifetime` has no end
     jitter, lifetime, description
     is_on                                 yes or no
+    seen                                  the trigger that the form was filled in with; another one is not changed
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -61,6 +63,12 @@ def fields(record: TriggerRecord) -> dict[str, str]:
     for name, value in details(record).items():
         found[name] = "" if value is None else _length(value) if name in _DURATIONS else value
     return found
+
+
+def stamp_of(record: TriggerRecord) -> str:
+    """Return a short text that stands for a trigger as it is: a form that was made of another one has another stamp."""
+    parts = [record.definition.data.decode(errors="backslashreplace"), record.definition.type, fields(record)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _length(seconds: float) -> str:
@@ -189,6 +197,9 @@ async def plan_change(sight: Sight, form: Form) -> Plan:
     """Plan to change those parts of a trigger that a form has otherwise than they are."""
     record = await find(sight, form.needed("actor"), form.needed("title"))
     before = record.definition
+    if form.text("seen") not in ("", stamp_of(record)):
+        # The fields that its user has left alone would undo what another one has changed meanwhile.
+        raise Refused(f"the trigger {before.title!r} was changed since this form was filled in; reload it", 409)
     schedule, message, is_on = _schedule(form), _message(sight, form, before.data), _is_on(form)
     new = None if schedule is None else schedule_text_of(schedule)
     if new == before.schedule:

@@ -28,7 +28,8 @@
 
   // ---- a page becomes another one, with what the reader does in it left alone ----
 
-  const kept = new Set(["open", "value", "checked"]);
+  const kept = new Set(["open", "value", "checked", "style"]); // The style is the size that a reader has given a field.
+  const keptInForms = new Set(["open", "style"]);
 
   // Not `one.id`: of a form that has a field of this name, it is the field.
   function named(one) {
@@ -45,25 +46,87 @@
     return count;
   }
 
-  function become(old, fresh) {
+  // ---- forms that change what the page shows (data-edits): as a whole they are of one moment ----
+  //
+  // Each says in a hidden field on which version it was made, so that the server refuses what was written about another
+  // one. While a reader is at such a form nothing in it follows, that field least of all; it follows whole before, and after.
+
+  function isChanged(one) {
+    if (one.type === "checkbox") return one.checked !== one.defaultChecked;
+    if (one.nodeName !== "SELECT") return one.value !== one.defaultValue;
+    return one.selectedIndex !== Math.max(0, [...one.options].findIndex((option) => option.defaultSelected));
+  }
+
+  function isInUse(form) {
+    return [...form.elements].some((one) =>
+      one.type !== "hidden" && one.nodeName !== "BUTTON" && (one === document.activeElement || isChanged(one)));
+  }
+
+  // What it was made of, whatever a reader has done to it since.
+  function madeOf(form) {
+    return JSON.stringify([...form.elements].map((one) => [
+      one.name, one.defaultValue, one.defaultChecked, one.options && [...one.options].map((option) => option.defaultSelected),
+    ]));
+  }
+
+  let latest = "";
+  let isBehind = false;
+
+  function isLeft(form, fresh) {
+    const isNew = madeOf(form) !== madeOf(fresh);
+    if (!isInUse(form)) {
+      if (isNew) form.reset(); // A field that was changed, and changed back, follows again.
+      return false;
+    }
+    isBehind ||= isNew;
+    form.querySelector("[data-behind]").hidden = !isNew;
+    return true;
+  }
+
+  // Once the form is left as it was, or given back, it catches up.
+  main.addEventListener("focusout", () => setTimeout(() => { if (isBehind) show(latest); }));
+  main.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-behind] button");
+    if (!button) return;
+    button.form.reset();
+    main.focus({ preventScroll: true });
+    show(latest);
+  });
+
+  function become(old, fresh, keeping = kept) {
     if (old.nodeType !== Node.ELEMENT_NODE) {
       if (old.data !== fresh.data) old.data = fresh.data;
       return;
     }
     if (old.dataset.keep !== undefined || (old === document.activeElement && "value" in old && old.nodeName !== "BUTTON")) return;
+    if (old.dataset.edits !== undefined) {
+      if (isLeft(old, fresh)) return;
+      keeping = keptInForms;
+    }
     for (const { name } of [...old.attributes]) {
-      if (!fresh.hasAttribute(name) && !kept.has(name)) old.removeAttribute(name);
+      if (!fresh.hasAttribute(name) && !keeping.has(name)) old.removeAttribute(name);
     }
     for (const { name, value } of fresh.attributes) {
-      if (old.getAttribute(name) !== value && !kept.has(name)) old.setAttribute(name, value);
+      if (old.getAttribute(name) !== value && !keeping.has(name)) old.setAttribute(name, value);
     }
     if (old.type === "hidden" && old.value !== fresh.value) old.value = fresh.value;
     const byKey = new Map();
     for (const child of old.children) if (child.dataset.key) byKey.set(child.dataset.key, child);
     let at = old.firstChild;
     const coming = [...fresh.childNodes];
+    const staying = new Set(coming.map((next) => next.dataset?.key).filter((key) => byKey.has(key)));
     for (const [number, next] of coming.entries()) {
       const known = next.dataset?.key && byKey.get(next.dataset.key);
+      if (known) {
+        // What is moved loses its focus: so, if only such are before it as have gone, these go.
+        let end = at;
+        while (end && end !== known && !staying.has(end.dataset?.key)) end = end.nextSibling;
+        while (end === known && at !== known) {
+          const gone = at;
+          at = at.nextSibling;
+          gone.remove();
+        }
+      }
       if (known && known !== at) old.insertBefore(known, at);
       else if (!known && at && !same(at, next) && following(at) > coming.length - number) {
         // More is here than comes: what is before the one that stays has gone, and that one is not made anew.
@@ -77,7 +140,7 @@
       }
       const here = known || at;
       if (here && same(here, next)) {
-        become(here, next);
+        become(here, next, keeping);
         at = here.nextSibling;
       } else {
         old.insertBefore(next, at);
@@ -91,11 +154,15 @@
   }
 
   function show(html) {
+    latest = html;
+    isBehind = false;
+    const at = document.activeElement;
     const fresh = new DOMParser().parseFromString(`<main>${html.trim()}</main>`, "text/html").querySelector("main");
     localize(fresh);
     const shell = main.cloneNode(false);
     shell.append(...fresh.childNodes);
     become(main, shell);
+    if (document.activeElement !== at && at.isConnected) at.focus({ preventScroll: true });
   }
 
   async function again() {
@@ -114,13 +181,24 @@
     live.textContent = text;
   }
 
+  // On top of a page that can no longer be drawn, such as that of a run which was deleted; the next update removes it.
+  function stale(text) {
+    const line = document.getElementById("stale") || document.createElement("p");
+    line.id = "stale";
+    line.className = "why bad";
+    const words = document.createElement("span");
+    words.textContent = `${text.replace(/[.!?]$/, "")}. This page shows what was known before.`;
+    line.replaceChildren(words);
+    main.prepend(line);
+  }
+
   function follow() {
     const page = document.body.dataset.follow;
     if (!page || stream || document.hidden) return;
     stream = new EventSource(`${base}/live?page=${encodeURIComponent(page)}`);
     stream.addEventListener("open", () => state("live", "Live"));
     stream.addEventListener("page", (event) => { state("live", "Live"); show(JSON.parse(event.data)); });
-    stream.addEventListener("trouble", (event) => state("trouble", JSON.parse(event.data)));
+    stream.addEventListener("trouble", (event) => { state("trouble", "Not up to date"); stale(JSON.parse(event.data)); });
     stream.addEventListener("error", () => {
       state("trouble", "Connection lost");
       // A browser gives up after an answer that is no stream; the server may be back later.
@@ -146,13 +224,13 @@
 
   let silence = 0;
 
-  function say(text, isBad) {
+  function say(text, isBad, lasting = isBad ? 12000 : 5000) {
     const line = document.createElement("p");
     line.textContent = text.charAt(0).toUpperCase() + text.slice(1);
     if (isBad) line.className = "bad";
     said.replaceChildren(line);
     clearTimeout(silence);
-    silence = setTimeout(() => said.replaceChildren(), isBad ? 12000 : 5000);
+    silence = setTimeout(() => said.replaceChildren(), lasting);
   }
 
   async function post(path, fields) {
@@ -191,7 +269,7 @@
     event.preventDefault();
     const fields = {};
     for (const [name, value] of new FormData(form, event.submitter)) {
-      if (name === "letter") (fields[name] ??= []).push(value); else fields[name] = value;
+      fields[name] = Object.hasOwn(fields, name) ? [fields[name], value].flat() : value;
     }
     const path = new URL(event.submitter?.getAttribute("formaction") || form.getAttribute("action"), location.href)
       .pathname.slice(base.length);
@@ -200,7 +278,8 @@
       if (button) button.disabled = true;
       const reason = await confirmed(await post(path, { ...fields, dry_run: true }));
       if (reason === null) return;
-      const facts = await post(path, { ...fields, reason });
+      const waiting = setTimeout(() => say("Under way …", false, 60000), 700);
+      const facts = await post(path, { ...fields, reason }).finally(() => clearTimeout(waiting));
       say(facts.done, facts.problems.length > 0);
       if (form.dataset.then) setTimeout(() => location.assign(base + form.dataset.then), 900);
       else { form.reset(); await again(); }
