@@ -8,68 +8,46 @@ settlement, its end in the run and the messages that it releases are one.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
-import attrs
-
-from actorwork.embedded.rows import EnvelopeRow, OptionalFields
+from actorwork.embedded.run_book import (
+    ADD_STEP,
+    ADD_WAIT,
+    ENDED,
+    HELD,
+    SENT,
+    WAITS,
+    RunBook,
+    RunOutlets,
+    StepRows,
+    end_from,
+    step_values,
+    wait_values,
+)
 from actorwork.embedded.states import OVER
 from actorwork.embedded.transaction import StepEnd, Transaction
-from actorwork.message import FLOW, Failure, Json, Outcome, Priority
+from actorwork.message import FLOW, Failure, Json
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import (
-    ON_ERROR,
     RESULT,
     STATUS_OF_KIND,
-    Dependent,
     End,
     Expansion,
-    Failures,
-    Gather,
     Heir,
-    Kind,
-    Need,
-    Numbering,
     Plan,
     RunInfo,
     Status,
     StepInfo,
-    StepPlan,
-    Template,
-    Wants,
-    groups_in,
-    grown,
     lived,
     message_id,
-    needs_of,
-    number_of_group,
     read_step_header,
     step_from,
-    step_header,
     step_row,
-    template_from,
     template_row,
 )
 
-WAITS: Final = 0
-SENT: Final = 1
-ENDED: Final = 2
-HELD: Final = 3
-
-
-class RunOutlets(Protocol):
-    """What a run does to messages."""
-
-    def publish(self, rows: Iterable[EnvelopeRow]) -> int: ...
-
-    def cancel_anywhere(self, source: str, id: str, reason: str) -> bool:
-        """Cancel a message wherever it is; return whether it was open, and not cancelled before."""
-        ...
-
-    def answer(self, source: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
-        """Store an outcome if its sender asked for that, and send it to whom it concerns."""
-        ...
+_INFO: Final = "select run, title, status, reason, total, open, started, finished, result from runs"
 
 
 class RunTable:
@@ -105,13 +83,13 @@ class RunTable:
                 json.dumps(rest), now,
             ),
         )  # fmt: skip
-        steps = [_step_values(plan.id, number, step, step_row(step)) for number, step in enumerate(plan.steps)]
+        steps = [step_values(plan.id, number, step, step_row(step)) for number, step in enumerate(plan.steps)]
         steps.append((plan.id, RESULT, "the result", "result", "{}", len(plan.needs_of_result), False))
-        self._transaction.executemany(_ADD_STEP, steps)
+        self._transaction.executemany(ADD_STEP, steps)
         self._transaction.executemany(
-            _ADD_WAIT,
+            ADD_WAIT,
             [
-                _wait_values(plan.id, step, dependent)
+                wait_values(plan.id, step, dependent)
                 for step, dependents in plan.dependents().items()
                 for dependent in dependents
             ],
@@ -287,11 +265,7 @@ class RunTable:
 
     def _info(self, row: Sequence[Any]) -> RunInfo:
         run, title, status, reason, total, left, started, finished, result = row
-        failures = self._execute(
-            "select name, how, value, failure, caused from steps where run = ? and fails and kind <> 'result'"
-            " order by step",
-            (run,),
-        ).fetchall()
+        failures = StepRows(self._execute, run).failures()
         waiting = self._execute(
             "select name from steps where run = ? and kind = 'signal' and state = 1 order by step", (run,)
         ).fetchall()
@@ -309,7 +283,7 @@ class RunTable:
             started=started,
             finished=finished,
             result=result,
-            failures=tuple((name, _end_from(*end)) for name, *end in (*failures, *held)),
+            failures=(*failures, *((name, end_from(*end)) for name, *end in held)),
         )
 
     def _find(self, run: str) -> RunBook | None:
@@ -321,383 +295,14 @@ class RunTable:
         return RunBook(self._transaction, self._outlets, run)
 
 
-_ADD_STEP: Final = "insert into steps (run, step, name, kind, body, needs, undoes) values (?, ?, ?, ?, ?, ?, ?)"
-_ADD_WAIT: Final = "insert into waits (run, step, dependent, wants, gathers) values (?, ?, ?, ?, ?)"
-_INFO: Final = "select run, title, status, reason, total, open, started, finished, result from runs"
-
-
-class RunBook:
-    """One run; implements `policy.runs.rules.Book`."""
-
-    def __init__(self, transaction: Transaction, outlets: RunOutlets, run: str) -> None:
-        self._transaction = transaction
-        self._execute = transaction.execute
-        self._outlets = outlets
-        self._run = run
-        status, self.home, self.total, holds, rest, self._keep_for = self._execute(
-            "select status, home, total, holds, rest, ttl from runs where run = ?", (run,)
-        ).fetchone()
-        self.status = Status(status)
-        self.holds = bool(holds)
-        self._rest = rest
-
-    def __repr__(self) -> str:
-        return f"<RunBook {self._run} {self.status}>"
-
-    def set_status(self, status: Status, reason: str = "") -> None:
-        self._execute("update runs set status = ?, reason = ? where run = ?", (status, reason, self._run))
-        self.status = status
-
-    def name_of(self, step: int) -> str:
-        return self._row("name", step)[0]
-
-    def has_ended(self, step: int) -> bool:
-        return self._row("state", step)[0] == ENDED
-
-    def message_of(self, step: int) -> str | None:
-        """Return the id of the message of a step that was sent and has not ended; a held one may be replayed."""
-        state, attempt = self._row("state, attempt", step) or (WAITS, 0)
-        return message_id(self._run, step, attempt) if state in (SENT, HELD) else None
-
-    def record(self, step: int, end: End, *, is_failure: bool) -> None:
-        failure = None if end.failure is None else json.dumps(attrs.asdict(end.failure))
-        if step < RESULT:
-            self._execute("update runs set open = open - 1 where run = ?", (self._run,))
-        self._execute(
-            "update steps set state = 2, due = null, how = ?, value = ?, failure = ?, caused = ?, fails = ?, place = ?"
-            " where run = ? and step = ?",
-            (end.kind, end.value, failure, end.is_caused, is_failure, self.total - self.left(), self._run, step),
-        )
-
-    def dependents(self, step: int) -> Mapping[int, Wants]:
-        rows = self._execute("select dependent, wants from waits where run = ? and step = ?", (self._run, step))
-        return dict(rows.fetchall())
-
-    def meet(self, step: int) -> int:
-        self._execute("update steps set needs = needs - 1 where run = ? and step = ?", (self._run, step))
-        return self._row("needs", step)[0]
-
-    def unended(self) -> Iterable[int]:
-        return self._numbers("state <> 2 and step < ?", RESULT)
-
-    def left(self) -> int:
-        return self._execute("select open from runs where run = ?", (self._run,)).fetchone()[0]
-
-    def ready(self) -> Iterable[int]:
-        return self._numbers("state = 0 and needs = 0 and step < ?", RESULT)
-
-    def is_sent(self, step: int) -> bool:
-        return self._row("state", step)[0] != WAITS
-
-    def grow(self, step: int, expansion: Expansion) -> None:
-        run, first, count = self._run, self.total, len(expansion.steps)
-        numbering = Numbering(lambda number: first + number, group=lambda group: number_of_group(first, group))
-        groups = self._plan(step)[0].groups
-        waits = [
-            _wait_values(run, first + number, attrs.evolve(dependent, step=first + dependent.step))
-            for number, dependents in expansion.dependents().items()
-            for dependent in dependents
-        ]
-        gathering = self._execute(
-            "select dependent, wants from waits where run = ? and step = ? and gathers", (run, step)
-        ).fetchall()
-        for member in expansion.members:
-            waits += [_wait_values(run, first + member, Dependent(*row, is_gathering=True)) for row in gathering]
-        steps: list[tuple[object, ...]] = []
-        for number, plan in enumerate(expansion.steps):
-            row = step_row(plan, numbering)
-            if number in expansion.members:
-                row["groups"] = [*groups, *cast("list[Json]", row.get("groups", []))]
-            steps.append(_step_values(run, first + number, plan, row))
-        self._transaction.executemany(_ADD_STEP, steps)
-        self._transaction.executemany(_ADD_WAIT, waits)
-        self._transaction.executemany(
-            "update steps set needs = needs + ? where run = ? and step = ? and state <> 2",
-            [(len(expansion.members), run, dependent) for dependent, _ in gathering],
-        )
-        self._transaction.executemany(
-            "insert into grown (run, grp, step) values (?, ?, ?)",
-            [(run, group, first + member) for group in groups for member in expansion.members],
-        )
-        self._execute("update runs set total = total + ?, open = open + ? where run = ?", (count, count, run))
-        self.total += count
-
-    def held_end(self, step: int) -> End | None:
-        state, *end = self._row("state, how, value, failure, caused", step)
-        return _end_from(*end) if state == HELD else None
-
-    def first_held(self) -> tuple[int, End] | None:
-        row = self._execute(
-            "select step, how, value, failure, caused from steps where run = ? and state = 3 order by step limit 1",
-            (self._run,),
-        ).fetchone()
-        return None if row is None else (row[0], _end_from(*row[1:]))
-
-    def send(self, step: int) -> None:
-        plan, attempt = self._plan(step)
-        due: float | None = None
-        if plan.kind != "message" and plan.seconds is not None:
-            due = self._transaction.now + plan.seconds
-            self._transaction.is_delayed_until(due)
-        self._execute("update steps set state = 1, due = ? where run = ? and step = ?", (due, self._run, step))
-        if plan.kind == "message":
-            self._publish(plan, step, message_id(self._run, step, attempt))
-        elif plan.kind == "signal":
-            row = self._execute("select value from signals where run = ? and name = ?", (self._run, plan.name))
-            given = row.fetchone()
-            if given is not None:
-                rules.end_step(self, step, End("done", given[0]))
-
-    def withdraw(self, step: int, reason: str) -> None:
-        message = self.message_of(step)
-        if message is None:
-            return
-        (child,) = self._row("child", step)
-        if child is not None and self._is_kept(child):
-            book = RunBook(self._transaction, self._outlets, child)
-            if rules.cancel(book, f"its run {self._run!r} has ended"):
-                return
-        plan, _ = self._plan(step)
-        if plan.kind == "message":
-            self._outlets.cancel_anywhere(plan.source, message, reason)
-
-    def _is_kept(self, run: str) -> bool:
-        return self._execute("select 1 from runs where run = ?", (run,)).fetchone() is not None
-
-    def hold(self, step: int, end: End) -> None:
-        failure = None if end.failure is None else json.dumps(attrs.asdict(end.failure))
-        self._execute(
-            "update steps set state = 3, due = null, how = ?, value = ?, failure = ?, caused = 0, fails = 0"
-            " where run = ? and step = ?",
-            (end.kind, end.value, failure, self._run, step),
-        )
-
-    def unsuccessful(self) -> dict[int, End]:
-        rows = self._execute(
-            "select step, how, value, failure, caused from steps"
-            " where run = ? and (state = 3 or (state = 2 and how <> 'done')) order by step",
-            (self._run,),
-        )
-        return {step: _end_from(*end) for step, *end in rows.fetchall()}
-
-    def reopen(self, steps: Collection[int] | None) -> None:
-        # What ends from now on comes after all that has ended.
-        self._execute("update steps set place = place - ? where run = ? and place is not null", (self.total, self._run))
-        self._execute(
-            "update steps set attempt = attempt + 1, state = 0, how = null, value = null, failure = null, caused = 0,"
-            " fails = 0, place = null, due = null, child = null where run = ?"
-            " and (state = 3 or (state = 2 and how <> 'done')) and (? or step in (select value from json_each(?)))",
-            (self._run, steps is None, json.dumps(sorted(steps or ()))),
-        )
-        self._execute(
-            "update steps set needs = (select count(*) from waits w join steps s on s.run = w.run and s.step = w.step"
-            " where w.run = steps.run and w.dependent = steps.step and s.state <> 2)"
-            " where run = ? and state = 0",
-            (self._run,),
-        )
-        self._execute(
-            "update runs set finished = null, expires = null, result = null,"
-            " deadline = case when finished is null then deadline end,"
-            " open = (select count(*) from steps s where s.run = runs.run and s.state <> 2 and s.step < ?)"
-            " where run = ?",
-            (RESULT, self._run),
-        )
-
-    def has_failed(self) -> bool:
-        row = self._execute("select 1 from steps where run = ? and fails limit 1", (self._run,)).fetchone()
-        return row is not None
-
-    def finish(self, status: Status, reason: str = "") -> None:
-        now = self._transaction.now
-        rest = json.loads(self._rest)
-        result: str | None = None
-        if status is Status.SUCCESS:
-            result = self._text(template_from(rest["result"]))
-        elif not reason:
-            reason = self._first_failure()
-        self.status = status
-        self._execute(
-            "update runs set status = ?, reason = ?, finished = ?, expires = ? + ttl, result = ? where run = ?",
-            (status, reason, now, now, result, self._run),
-        )
-        self._execute("delete from signals where run = ?", (self._run,))
-        if rest["heir"] is not None:
-            self._bequeath(Heir(**rest["heir"]), status, reason, result)
-        if status is Status.FAILURE and rest["on_error"] is not None:
-            # Another id after a retry: the same one would be taken for the message that was sent before.
-            (retries,) = self._execute("select sum(attempt) from steps where run = ?", (self._run,)).fetchone()
-            suffix = f".{retries}" if retries else ""
-            self._publish(step_from(rest["on_error"]), ON_ERROR, f"{self._run}/error{suffix}")
-        if status is not Status.SUCCESS:
-            self._undo_next()
-            self._keep()
-
-    # ---- the end of a run ----
-
-    def undone(self, number: int, message: str) -> None:
-        """Send the next message that undoes something, after the last one has ended, however it did.
-
-        Only if the run has not been retried meanwhile: what is done then stays.
-        """
-        step = number - RESULT - 1
-        if message != self._undo_id(step):
-            return
-        done = self._execute(
-            "update steps set undoes = 1, place = null where run = ? and step = ? and undoes = 2", (self._run, step)
-        )
-        if done.rowcount and self.status in (Status.FAILURE, Status.CANCELLED):
-            self._undo_next()
-            self._keep()
-
-    def _keep(self) -> None:
-        """Let the run expire after its time, which begins when the last step is undone."""
-        self._execute(
-            "update runs set expires = case when exists"
-            " (select 1 from steps where steps.run = runs.run and undoes = 2) then null else ? + ttl end where run = ?",
-            (self._transaction.now, self._run),
-        )
-
-    def _undo_id(self, step: int) -> str:
-        return f"{self._run}/undo/{step}"
-
-    def _undo_next(self) -> None:
-        row = self._execute(
-            "select step, body from steps where run = ? and undoes = 1 and how = 'done' and place is not null"
-            " and not exists (select 1 from steps s where s.run = steps.run and s.undoes = 2)"
-            " order by place desc limit 1",
-            (self._run,),
-        ).fetchone()
-        if row is None:
-            return
-        step, body = row
-        self._execute("update steps set undoes = 2 where run = ? and step = ?", (self._run, step))
-        undo = step_from(json.loads(body)).undo
-        if undo is not None:
-            self._publish(undo, RESULT + 1 + step, self._undo_id(step))
-
-    def _first_failure(self) -> str:
-        row = self._execute(
-            "select name, how, value, failure, caused from steps where run = ? and fails order by step limit 1",
-            (self._run,),
-        ).fetchone()
-        if row is None:
-            return ""
-        end = _end_from(*row[1:])
-        why = "" if end.failure is None else f": {end.failure.type}: {end.failure.reason}"
-        return f"{row[0]!r} {rules.said(end)}{why}"
-
-    def _bequeath(self, heir: Heir, status: Status, reason: str, result: str | None) -> None:
-        if status is Status.SUCCESS:
-            outcome = Outcome("done", (result or "null").encode())
-        elif status is Status.CANCELLED:
-            outcome = Outcome("rejected", failure=Failure("Cancelled", reason))
-        else:
-            outcome = Outcome("failed", failure=Failure("RunFailed", reason))
-        self._outlets.answer(heir.source, heir.id, heir.headers, outcome)
-
-    # ---- messages ----
-
-    def _publish(self, plan: StepPlan, number: int, id: str) -> None:
-        headers = {**plan.headers, FLOW: step_header(self.home, self._run, number)}
-        optional = None
-        if (plan.key, plan.lifetime, plan.expires, plan.priority) != (None, None, None, Priority.NORMAL):
-            optional = OptionalFields(plan.key, plan.priority, plan.expires, plan.lifetime, None)
-        text = self._text(plan.template)
-        row = EnvelopeRow(
-            plan.source,
-            id,
-            plan.type,
-            text.encode(),
-            json.dumps(headers),
-            plan.group,
-            plan.delay,
-            plan.at,
-            optional,
-            self._keep_for,
-        )
-        self._outlets.publish([row])
-
-    def _text(self, template: Template) -> str:
-        """Fill a template in with what other steps returned."""
-        whole = grown(template, self._added()) if set(groups_in(template)) else template
-        needs = list(needs_of(whole))
-        ends = self._ends({need.step for need in needs})
-        return "".join(self._pieces(whole, ends))
-
-    def _pieces(self, template: Template, ends: Mapping[int, tuple[str, End]]) -> Iterable[str]:
-        for piece in template:
-            match piece:
-                case str():
-                    yield piece
-                case Need(step=step, wants="result"):
-                    yield ends[step][1].as_result()
-                case Need(step=step):
-                    name, end = ends[step]
-                    yield end.as_outcome(name)
-                case Gather(parts=parts):
-                    yield "[" + ",".join(self._pieces(parts, ends)) + "]"
-                case Failures():
-                    yield "[" + ",".join(end.as_failed(name) for name, end in self._failures()) + "]"
-
-    def _added(self) -> Mapping[int, Sequence[int]]:
-        """Return the steps that were added to groups, by their groups."""
-        found: dict[int, list[int]] = {}
-        for group, step in self._execute("select grp, step from grown where run = ? order by step", (self._run,)):
-            found.setdefault(group, []).append(step)
-        return found
-
-    def _ends(self, steps: set[int]) -> Mapping[int, tuple[str, End]]:
-        rows = self._execute(
-            "select step, name, how, value, failure, caused from steps"
-            " where run = ? and step in (select value from json_each(?))",
-            (self._run, json.dumps(sorted(steps))),
-        ).fetchall()
-        return {step: (name, _end_from(*end)) for step, name, *end in rows}
-
-    def _failures(self) -> Iterable[tuple[str, End]]:
-        rows = self._execute(
-            "select name, how, value, failure, caused from steps where run = ? and fails and kind <> 'result'"
-            " order by step",
-            (self._run,),
-        ).fetchall()
-        return [(name, _end_from(*end)) for name, *end in rows]
-
-    # ---- rows ----
-
-    def _plan(self, step: int) -> tuple[StepPlan, int]:
-        body, attempt = self._row("body, attempt", step)
-        return step_from(json.loads(body)), attempt
-
-    def _row(self, columns: str, step: int) -> Any:
-        return self._execute(f"select {columns} from steps where run = ? and step = ?", (self._run, step)).fetchone()
-
-    def _numbers(self, where: str, *arguments: object) -> list[int]:
-        rows = self._execute(
-            f"select step from steps where run = ? and {where} order by step", (self._run, *arguments)
-        ).fetchall()
-        return [number for (number,) in rows]
-
-
-def _step_values(run: str, number: int, plan: StepPlan, row: Mapping[str, Json]) -> tuple[object, ...]:
-    return (run, number, plan.name, plan.kind, json.dumps(row), len(plan.needs), plan.undo is not None)
-
-
-def _wait_values(run: str, step: int, dependent: Dependent) -> tuple[object, ...]:
-    return (run, step, dependent.step, dependent.wants, dependent.is_gathering)
-
-
 def _heir_row(heir: Heir) -> dict[str, Json]:
     return {"source": heir.source, "id": heir.id, "headers": dict(heir.headers)}
-
-
-def _end_from(how: Kind, value: str, failure: str | None, caused: int) -> End:
-    return End(how, value, None if failure is None else Failure(**json.loads(failure)), bool(caused))
 
 
 def _step_info(run: str, row: Sequence[Any], added: Iterable[int]) -> StepInfo:
     number, name, kind, state, attempt, body, how, value, failure, caused = row
     plan = step_from(json.loads(body))
-    end = None if how is None else _end_from(how, value, failure, caused)
+    end = None if how is None else end_from(how, value, failure, caused)
     if state == HELD:
         status = Status.HELD
     elif end is not None:

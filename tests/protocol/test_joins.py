@@ -27,7 +27,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from actorwork.embedded.cancellation import Cancellation
 from actorwork.embedded.reading import Reading
-from actorwork.embedded.runs import RunBook
+from actorwork.embedded.run_book import RunBook, StepMessages
 from actorwork.embedded.settling import Settlements
 from actorwork.embedded.store import Store
 from actorwork.message import Delivery, Envelope, Failure, Outcome
@@ -563,18 +563,18 @@ def end_of_zombie(done: bool, settlements: Settlements, order: Any) -> None:
         settlements.answer(order.delivery, Outcome("done", b"99"))
 
 
-def send_twice(_: object, book: RunBook, plan: StepPlan, number: int, id: str) -> None:
-    _publish(book, plan, number, f"{id}.again")
+def send_twice(_: object, messages: StepMessages, plan: StepPlan, number: int, id: str) -> None:
+    _publish(messages, plan, number, f"{id}.again")
 
 
-def write_by_arrival(book: RunBook, template: Sequence[Any]) -> str:
+def write_by_arrival(messages: StepMessages, template: Sequence[Any]) -> str:
     """Fill a template in with its needs in the order in which they have ended."""
 
     def place(need: Any) -> int:
-        return book._row("place", need.step)[0]
+        return messages._rows.row("place", need.step)[0]
 
     pieces = [Gather(0, tuple(sorted(one.parts, key=place))) if isinstance(one, Gather) else one for one in template]
-    return _text(book, tuple(pieces))
+    return _text(messages, tuple(pieces))
 
 
 def record_anew(book: RunBook, step: int, end: End, *, is_failure: bool) -> None:
@@ -586,7 +586,7 @@ def any_message(book: RunBook, step: int) -> str:
 
 
 def meet_none(book: RunBook, step: int) -> int:
-    return book._row("needs", step)[0]
+    return book._rows.row("needs", step)[0]
 
 
 def send_all_ready(book: RunBook) -> None:
@@ -594,7 +594,7 @@ def send_all_ready(book: RunBook) -> None:
         book.send(step)
 
 
-_publish, _text, _record, _end_step = RunBook._publish, RunBook._text, RunBook.record, rules.end_step
+_publish, _text, _record, _end_step = StepMessages.publish, StepMessages.text, RunBook.record, rules.end_step
 STORE: dict[str, Sequence[tuple[object, str, object]]] = {
     "ends that are counted, and have no names": [
         (rules, "end_step", count_ends),
@@ -604,8 +604,8 @@ STORE: dict[str, Sequence[tuple[object, str, object]]] = {
     "a retry that counts": [(Settlements, "_try_again", after(Settlements._try_again, end_retried))],
     "a cancelled member that does not count": [(Cancellation, "_take", after(Cancellation._take, forget_ends))],
     "a zombie whose end counts": [(Settlements, "settle", after(Settlements.settle, end_of_zombie))],
-    "a body that is sent twice": [(RunBook, "_publish", after(_publish, send_twice))],
-    "inputs in the order of their arrival": [(RunBook, "_text", write_by_arrival)],
+    "a body that is sent twice": [(StepMessages, "publish", after(_publish, send_twice))],
+    "inputs in the order of their arrival": [(StepMessages, "text", write_by_arrival)],
     "a release that counts": [(Settlements, "release", after(Settlements.release, end_released))],
     "needs that are lost": [(RunBook, "meet", meet_none)],
     "a burial that ends no step": [(Reading, "_dead_letter", after(Reading._dead_letter, forget_burial))],

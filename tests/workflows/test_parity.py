@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import trio
 
-from actorwork.embedded.runs import RunBook
+from actorwork.embedded.run_book import RunBook
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import RESULT, End, Wants
 from actorwork.streams import forwarding
