@@ -17,7 +17,8 @@
     actorwork:{<source>}:result:<message id>      a stored outcome
     actorwork:{<source>}:claim:<message id>       proves that an entry asked for the outcome to be stored
     actorwork:{<source>}:cancelled                tracked messages that were cancelled in flight (lua/order.lua)
-    actorwork:{<source>}:state:<message id>       the life of a tracked message, a hash (lua/state.lua)
+    actorwork:{<source>}:state:<message id>       the life of a tracked message, a hash; that of a step may be in its
+                                                  run (lua/state.lua)
     actorwork:{<source>}:tracked                  the newest tracked messages, by when they were sent
     actorwork:{<source>}:watch:<message id>       a channel: something in it has changed
     actorwork:watch:<run>                         a channel: something in a run has changed

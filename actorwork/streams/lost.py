@@ -3,9 +3,9 @@
     taking over, recovering ──▶ an entry that does not exist ──▶ search for its message ──▶ it ends, the entry is acked
 
 Only the entry had the id of its message. A tracked message (submitted, or a step of a run) is found by the place in its
-`state`; so all of these of a source are looked at, in the background: in pages, with pauses, by one node of the group
-(`is_searching` in lua/maintain.lua). Whether the message is still open at that entry is checked by the script that ends
-it (lua/lost.lua). An entry of no tracked message is acknowledged alone.
+`state`, or in that of its run; so all of these of a source are looked at, in the background: in pages, with pauses, by
+one node of the group (`is_searching` in lua/maintain.lua). Whether the message is still open at that entry is checked
+by the script that ends it (lua/lost.lua). An entry of no tracked message is acknowledged alone.
 
 Until then the entry is pending. So nothing is lost with the node that searches: the next one begins again.
 """
@@ -13,7 +13,8 @@ Until then the entry is pending. So nothing is lost with the node that searches:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
 import attrs
@@ -23,7 +24,7 @@ from actorwork import events
 from actorwork.abc import EventSink
 from actorwork.streams import scripts
 from actorwork.streams.in_flight import InFlightEntries
-from actorwork.streams.keys import SourceKeys, flow as flow_key, home_from
+from actorwork.streams.keys import SourceKeys, flow as flow_key, home_from, run as run_key, runs_of
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, ResponseError
 
@@ -97,33 +98,51 @@ class LostEntries:
             if await self._run(one, "look") == b"lost":
                 by_place.setdefault(one.place, []).append(one)
         troubles: list[RedisError] = []
-        cursor = b""
-        while by_place and cursor != b"0":
-            try:
-                cursor, open_at = await self._look(keys, cursor or b"0")
-            except NoPermissionError as error:
-                next_step = "their entries are acknowledged, and who waits for a result is not told"
-                self._emit(
-                    events.BrokerTrouble(f"searching for the lost messages of {keys.stream}", str(error), next_step)
-                )
-                break
-            for place in open_at.keys() & by_place.keys():
-                left: list[_Lost] = []
-                for one in by_place.pop(place):
-                    try:
-                        if not await self._end(one, open_at[place]):
-                            left.append(one)  # Of several groups the first has ended it.
-                    except ResponseError as error:
-                        troubles.append(error)  # One that cannot end stays pending, and does not hold up the others.
-                if left:
-                    by_place[place] = left
-            await trio.sleep(_PAUSE)
+        try:
+            async with aclosing(self._places(keys)) as pages:
+                async for page in pages:
+                    await self._end_those(page, by_place, troubles)
+                    if not by_place:
+                        break
+                    await trio.sleep(_PAUSE)
+        except NoPermissionError as error:
+            next_step = "their entries are acknowledged, and who waits for a result is not told"
+            self._emit(events.BrokerTrouble(f"searching for the lost messages of {keys.stream}", str(error), next_step))
         for some in by_place.values():
             for one in some:
                 if await self._run(one, "ack") == b"told":
                     self._emit(events.MessageLost(one.keys.stream, one.group, f"of the entry {one.entry.decode()}"))
         if troubles:
             raise troubles[0]
+
+    async def _end_those(
+        self, page: Iterable[tuple[bytes, bytes]], by_place: dict[bytes, list[_Lost]], troubles: list[RedisError]
+    ) -> None:
+        """End the messages of a page of places that are at lost entries, and take these out of `by_place`."""
+        for place, message_id in page:
+            left: list[_Lost] = []
+            for one in by_place.pop(place, ()):
+                try:
+                    if not await self._end(one, message_id):
+                        left.append(one)  # Of several groups the first has ended it.
+                except ResponseError as error:
+                    troubles.append(error)  # One that cannot end stays pending, and does not hold up the others.
+            if left:
+                by_place[place] = left
+
+    async def _places(self, keys: SourceKeys) -> AsyncGenerator[Iterable[tuple[bytes, bytes]]]:
+        """Yield pages of the places where messages of a source may be, each with an id."""
+        # A step without a life of its own belongs to a run whose home is this source. Its other steps may be elsewhere.
+        for run in await self._client.call("ZRANGE", runs_of(keys.stream), 0, -1, idempotent=True):
+            state, cursor = f"{run_key(keys.stream, run.decode())}:state", b""
+            while cursor != b"0":
+                command = ("HSCAN", state, cursor or b"0", "MATCH", "p*", "COUNT", _PAGE)
+                cursor, flat = await self._client.call(*command, idempotent=True)
+                yield [(place, b"%b/%b" % (run, name[1:])) for name, place in zip(flat[::2], flat[1::2], strict=True)]
+        cursor = b""
+        while cursor != b"0":
+            cursor, found = await self._look(keys, cursor or b"0")
+            yield found.items()
 
     async def _look(self, keys: SourceKeys, cursor: bytes) -> tuple[bytes, dict[bytes, bytes]]:
         """Look at some keys of the server; return where to go on, and the places of messages with their ids."""

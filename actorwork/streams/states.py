@@ -1,4 +1,7 @@
-"""The lives of tracked messages at Redis; lua/state.lua writes them."""
+"""The lives of tracked messages at Redis; lua/state.lua writes them.
+
+A life is a hash. A step of a run may have none: then its run has all that is known of it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ from actorwork.streams import keys, scripts
 from actorwork.streams.entries import dead_letter_from, headers_to_look_at, key_of_letter
 from actorwork.streams.shards import Layouts
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import cannot, checked
+from actorwork.streams.transport.redis_py import NoPermissionError, cannot, checked
 
 if TYPE_CHECKING:
     from actorwork.records import MessageInfo, TrackedMessage
 
 PAGE: Final = 1000
 """How many lives, or dead letters, are read at once."""
+_BEGUN: Final = {b"status": b"PENDING", b"version": b"1"}
+_DONE: Final = {b"status": b"SUCCESS", b"version": b"2"}
 AT_ONCE: Final = 100
 """How many payloads one script reads."""
 
@@ -43,9 +48,34 @@ class RedisStates(States):
         """Return where a message is, and what is known of it."""
         shards = [keys.SourceKeys.of(name) for name in await self._layouts.names_of_tracked(source)]
         with cannot(f"look at message {id}"):
-            asked = [("HGETALL", of.state(id)) for of in shards]
-            lives: list[Any] = checked(await self._client.call_many(asked, idempotent=True))
-        return next(((of, life) for of, life in zip(shards, lives, strict=True) if b"status" in life), None)
+            lives = await self._lives([(of, id) for of in shards])
+        return next(((of, life) for of, life in zip(shards, lives, strict=True) if life), None)
+
+    async def _lives(self, of_messages: Sequence[tuple[keys.SourceKeys, str]]) -> list[Mapping[bytes, bytes]]:
+        """Return the lives of messages; an empty one of a message that has none.
+
+        What a run has is read before the hash: a step that has left its run by then has one.
+        """
+        steps = [_step_in(name) for _, name in of_messages]
+        commands: list[tuple[str, ...]] = []
+        for (of, name), step in zip(of_messages, steps, strict=True):
+            if step is not None:
+                run, number = step
+                state = f"{keys.run(of.stream, run)}:state"
+                commands.append(("HMGET", state, *(f"{kind}{number}" for kind in "spl")))
+            commands.append(("HGETALL", of.state(name)))
+        replies = iter(await self._client.call_many(commands, idempotent=True))
+        lives: list[Mapping[bytes, bytes]] = []
+        for step in steps:
+            in_run: Any = None if step is None else next(replies)
+            life: Mapping[bytes, bytes] = checked([next(replies)])[0]
+            if b"status" not in life:
+                life = {}
+                # A user may have the right to read lives, and not runs.
+                if in_run is not None and not isinstance(in_run, NoPermissionError):
+                    life = _life_in_run(*checked([in_run])[0])
+            lives.append(life)
+        return lives
 
     async def locate(self, id: str) -> str | None:
         with cannot(f"look for message {id}"):
@@ -82,7 +112,13 @@ class RedisStates(States):
             return False
         of = found[0]
         with cannot(f"forget message {id}"):
-            return bool(await self._client.call("DEL", of.state(id), of.result(id), idempotent=True))
+            forgotten = await self._client.call("DEL", of.state(id), of.result(id), idempotent=True)
+            if not forgotten and (step := _step_in(id)) is not None:
+                run, number = step
+                forgotten = await self._client.call(
+                    "HDEL", f"{keys.run(of.stream, run)}:state", f"l{number}", idempotent=True
+                )
+            return bool(forgotten)
 
     async def newest(self, source: str, *, limit: int) -> Sequence[TrackedMessage]:
         found: list[TrackedMessage] = []
@@ -99,10 +135,8 @@ class RedisStates(States):
         found: list[TrackedMessage] = []
         for first in range(0, len(ids), PAGE):
             names = [one.decode() for one in ids[first : first + PAGE]]
-            commands = [("HGETALL", of.state(name)) for name in names]
-            lives = checked(await self._client.call_many(commands, idempotent=True))
-            for name, life in zip(names, lives, strict=True):
-                if b"status" in life:
+            for name, life in zip(names, await self._lives([(of, name) for name in names]), strict=True):
+                if life:
                     info = info_from(source, name, life)
                     is_delayed = not info.status.is_final and life.get(b"place", b"").startswith(b"~")
                     found.append(TrackedMessage(info=info, is_delayed=is_delayed))
@@ -152,6 +186,23 @@ class RedisStates(States):
                 facts = {"payload": letter.payload, "type": letter.type, "key": key_of_letter(fields)}
                 found.setdefault((of.name, letter.id), facts | {"headers": letter.headers})
         return found
+
+
+def _step_in(id: str) -> tuple[str, str] | None:
+    """Return the run and the number of a step, of which this may be the message: that of its first attempt."""
+    run, _, number = id.rpartition("/")
+    return (run, number) if run and number.isascii() and number.isdecimal() else None
+
+
+def _life_in_run(state: bytes | None, place: bytes | None, kept: bytes | None) -> Mapping[bytes, bytes]:
+    """Return the life of a step if its run keeps it; else an empty one."""
+    if kept is None or place is None:
+        return {}
+    sent = {b"sent": place.rpartition(b":")[2].partition(b"-")[0], b"place": place}
+    if kept:
+        facts: dict[str, str] = json.loads(kept)
+        return {name.encode(): value.encode() for name, value in facts.items()} | sent | _DONE
+    return sent | _BEGUN if state == b"1" else {}
 
 
 def info_from(source: str, id: str, found: Mapping[bytes, bytes]) -> MessageInfo:

@@ -6,7 +6,9 @@
 --                                         as a member of a group, for all of whose members it waits
 --   actorwork:{<home>}:flow:<run>:grown   number of a group -> JSON: the steps that were added to it
 --   actorwork:{<home>}:flow:<run>:state   s<number>: 1 sent, 2 ended, 3 held; n<number>: needs left; a<number>: attempts
---                                         p<number>: the place of its message, to drop it; c<number>: the run in its place
+--                                         p<number>: the place of its message, to drop it; c<number>: the run in its place;
+--                                         l<number>: of a step of whose message the run keeps the life (state.lua): '' as long as
+--                                         it is open, then JSON of what is known of it besides, by the names of its fields
 --   actorwork:{<home>}:flow:<run>:ends    number -> JSON: how, failure, whether caused by another step; not if it is done
 --   actorwork:{<home>}:flow:<run>:values  number -> what it returned: JSON as it was settled, never decoded here
 --   actorwork:{<home>}:flow:<run>:ready   by number, steps that have all they need and were not sent
@@ -158,6 +160,12 @@ local function attempt_of(r, step)
   return redis.call('HGET', r.state, 'a' .. step)
 end
 
+local function write_pairs(key, values)
+  for first = 1, #values, CHUNK do
+    redis.call('HSET', key, unpack(values, first, math.min(first + CHUNK - 1, #values)))
+  end
+end
+
 local decoded = {} -- The members of a group all have the same.
 local NONE = {}
 
@@ -178,12 +186,6 @@ local function wake(r, member, at)
 end
 
 -- ------------------------------------------------------------------------------------------------------------- messages
-
-local function end_from(text, value)
-  local found = cjson.decode(text)
-  found.value = value
-  return found
-end
 
 local function as_failed(name, ended)
   local failure = ended.failure or { type = ended.how, reason = '' }
@@ -286,7 +288,7 @@ local function text_of(r, template)
   return table.concat(text)
 end
 
-local function write_message(r, plan, id, sent, unlisted)
+local function write_message(r, plan, id, sent, unlisted, is_kept)
   local prefix = 'actorwork:{' .. plan.source .. '}:'
   local claim = step_claim(r.secret, id)
   local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', claim }
@@ -316,7 +318,9 @@ local function write_message(r, plan, id, sent, unlisted)
     -- Without a key it waits for no other message; its place is noted by the caller.
     place = plan.key and enter(prefix, id, fields, true) or not plan.key and enter_now(prefix, plan.priority, fields) or nil
   end
-  if place then
+  if place and is_kept then
+    unlisted[#unlisted + 1] = id
+  elseif place then
     lives.begin(prefix, id, claim, r.ttl, sent or whole(now_ms()), place, 0, unlisted)
   end
   return place
@@ -324,9 +328,9 @@ end
 
 -- Sends the message of a step; returns its place, or nil if the source cannot take it. An error (a right to its keys that is
 -- lacking, a key of another type) must not end the script: its caller has settled the member that released the step. `sent` is
--- the time, if the caller knows it; for `unlisted` see state.lua.
-local function send_message(r, plan, id, sent, unlisted)
-  local good, place = pcall(write_message, r, plan, id, sent, unlisted)
+-- the time, if the caller knows it; for `unlisted` see state.lua. `is_kept` says that the run keeps the life of the message.
+local function send_message(r, plan, id, sent, unlisted, is_kept)
+  local good, place = pcall(write_message, r, plan, id, sent, unlisted, is_kept)
   return good and place or nil
 end
 
@@ -370,9 +374,7 @@ local function send_all(r, steps)
   local states, gone, unlisted = {}, {}, {}
 
   local function write()
-    for first = 1, #states, CHUNK do
-      redis.call('HSET', r.state, unpack(states, first, math.min(first + CHUNK - 1, #states)))
-    end
+    write_pairs(r.state, states)
     for first = 1, #gone, CHUNK do
       redis.call('ZREM', r.ready, unpack(gone, first, math.min(first + CHUNK - 1, #gone)))
     end
@@ -395,10 +397,15 @@ local function send_all(r, steps)
       else
         local prefix = 'actorwork:{' .. plan.source .. '}:'
         unlisted[prefix] = unlisted[prefix] or {}
-        local place = send_message(r, plan, id_of(r, step, known['a' .. step]), sent, unlisted[prefix])
+        local attempt = known['a' .. step]
+        local is_kept = not attempt and plan.source == r.home and not plan.due and not plan.key
+        local place = send_message(r, plan, id_of(r, step, attempt), sent, unlisted[prefix], is_kept)
         if place then
           local n = #states
           states[n + 1], states[n + 2], states[n + 3], states[n + 4] = 's' .. step, '1', 'p' .. step, place
+          if is_kept then
+            states[n + 5], states[n + 6] = 'l' .. step, ''
+          end
           gone[#gone + 1] = step
         else
           redis.call('ZADD', r.ready, PARKED + step, step)
@@ -654,19 +661,21 @@ function end_step(r, step, state, ended)
 end
 
 -- The same for steps that were sent and are done, in the order of their ends: their numbers as text, and what they returned. As
--- none of them cancels or holds anything, all is counted at once.
-local function end_done(r, numbers, returned)
+-- none of them cancels or holds anything, all is counted at once. `kept` is what is kept of the lives of some of them.
+local function end_done(r, numbers, returned, kept)
   tell_run(r)
-  local states, values = {}, {}
+  local states, values, n = {}, {}, 0
   for i, step in ipairs(numbers) do
-    states[2 * i - 1], states[2 * i] = 's' .. step, '2'
+    n = n + 2
+    states[n - 1], states[n] = 's' .. step, '2'
     values[2 * i - 1], values[2 * i] = step, returned[i]
+    if kept[i] then
+      n = n + 2
+      states[n - 1], states[n] = 'l' .. step, kept[i]
+    end
   end
-  for first = 1, #states, CHUNK do
-    local last = math.min(first + CHUNK - 1, #states)
-    redis.call('HSET', r.state, unpack(states, first, last))
-    redis.call('HSET', r.at .. ':values', unpack(values, first, last))
-  end
+  write_pairs(r.state, states)
+  write_pairs(r.at .. ':values', values)
   r.open = redis.call('HINCRBY', r.at, 'open', -#numbers)
   if redis.call('EXISTS', r.at .. ':undoes') == 1 then
     for _, step in ipairs(numbers) do
@@ -986,6 +995,7 @@ end
 -- Steps that are done, as nearly all are, are joined run by run, many at once: of a batch of members each costs what is read
 -- and written of it alone, whatever else it was settled with. Any other end comes when all before it are joined.
 local function join_all()
+  local PER_CALL = math.floor(CHUNK / 3)
   local waiting, in_order = {}, {} -- Of each run: the steps that are done and not joined yet. Numbers are text, as Redis has them.
 
   local function join_waiting()
@@ -993,39 +1003,39 @@ local function join_all()
     waiting, in_order = {}, {}
     for _, page in ipairs(joined) do
       local r, steps, ids = page.r, page.steps, page.ids
-      local numbers, returned, is_held, joined_at = {}, {}, false, {}
-      for first = 1, #steps, CHUNK / 2 do
-        local last = math.min(first + CHUNK / 2 - 1, #steps)
+      local numbers, returned, at, keeps, is_held = {}, {}, {}, {}, false
+      for first = 1, #steps, PER_CALL do
+        local last = math.min(first + PER_CALL - 1, #steps)
         local asked = {}
         for i = first, last do
-          asked[#asked + 1] = 's' .. steps[i]
-          asked[#asked + 1] = 'a' .. steps[i]
+          local n = #asked
+          asked[n + 1], asked[n + 2], asked[n + 3] = 's' .. steps[i], 'a' .. steps[i], 'l' .. steps[i]
         end
         local known = redis.call('HMGET', r.state, unpack(asked))
         for i = first, last do
-          local state = known[2 * (i - first) + 1]
-          local attempt = known[2 * (i - first) + 2]
+          local n = 3 * (i - first)
+          local state, attempt = known[n + 1], known[n + 2]
           if (state == '1' or state == '3')
             and (not attempt and page.lives[i] or id_of(r, steps[i], attempt) == ids[i]) then
-            numbers[#numbers + 1] = steps[i]
-            returned[#returned + 1] = page.returned[i]
+            local next = #numbers + 1
+            numbers[next], returned[next], at[next], keeps[next] = steps[i], page.returned[i], i, known[n + 3] == ''
             is_held = is_held or state == '3'
-            joined_at[i] = true
+          elseif page.lives[i] then
+            lives.finish_done(page.lives[i], ids[i], page.claims[i])
           end
         end
       end
-      local is_joined = not is_held and #numbers > 0 and OPEN[r.status]
-      for i, life in ipairs(page.lives) do
-        if not life then
-          -- Its life has ended already, or it has none.
-        elseif is_joined and joined_at[i] then
-          lives.finish_joined(life, ids[i], page.claims[i], r.ttl)
-        else
+      local is_joined, kept = not is_held and #numbers > 0 and OPEN[r.status], {}
+      for n, i in ipairs(at) do
+        local life = page.lives[i] -- False if it has ended already.
+        if life and is_joined and keeps[n] then
+          kept[n] = lives.finish_kept(life, ids[i])
+        elseif life then
           lives.finish_done(life, ids[i], page.claims[i])
         end
       end
       if is_joined then
-        end_done(r, numbers, returned)
+        end_done(r, numbers, returned, kept)
       end
       for i = 1, is_held and #numbers or 0 do -- A failure is taken back: one by one.
         end_step(r, tonumber(numbers[i]), state_of(r, numbers[i]), { how = 'done', value = returned[i] })

@@ -56,6 +56,7 @@ if what == 'end' then
   if lives.place(prefix, message_id) ~= place_at(level_of(prefix, stream), id) then
     return 'other'
   end
+  lives.part(prefix, message_id)
   local claim, ttl = unpack(redis.call('HMGET', prefix .. 'state:' .. message_id, 'claim', 'ttl'))
   local flow = step_of(message_id, claim, home)
   lacking = lives.lacks(prefix) or not flow and lacks('result', needs_of_result, prefix) or flow and lacks_join(flow)

@@ -138,12 +138,13 @@ local function step_claim(secret, message_id)
 end
 
 -- Notes the place of a message that is a step of a run, so that it can be dropped there when the run is cancelled.
-local function step_moved(named, place)
+local function step_moved(prefix, named, place)
   local home, run, number = string.match(named['headers'] or '', '"actorwork%-flow": ?"([^"/]+)/([^"/]+)/(%d+)"')
   if home and not away.is(home) then -- A run elsewhere finds its messages by their lives.
     local at = 'actorwork:{' .. home .. '}:flow:' .. run
     local secret = redis.call('HGET', at, 'secret')
     if secret and named['claim'] == step_claim(secret, named['id'] or '') then
+      lives.part(prefix, named['id'])
       redis.call('HSET', at .. ':state', 'p' .. number, place)
     end
   end
@@ -153,7 +154,7 @@ end
 local function moved(prefix, named, place)
   local claim = filled(named['claim'])
   if claim then
-    step_moved(named, place)
+    step_moved(prefix, named, place)
     lives.moved(prefix, named['id'] or '', claim, place)
   end
 end
@@ -472,6 +473,7 @@ function cancels.note(prefix, message_id, reason, is_forced)
   if not place or before and (not is_forced or string.sub(before, 1, 1) == '1') then
     return false
   end
+  lives.part(prefix, message_id)
   local note = (is_forced and '1' or '0') .. reason
   redis.call('HSET', prefix .. 'cancelled', message_id, note)
   redis.call('HSET', prefix .. 'state:' .. message_id, 'cancelled', note)

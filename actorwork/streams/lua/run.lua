@@ -149,7 +149,7 @@ elseif what == 'retry' then
       redis.call('SREM', r.at .. ':fails', step)
       redis.call('SREM', r.at .. ':held', step)
       redis.call('HDEL', r.at .. ':ends', step)
-      redis.call('HDEL', r.state, 's' .. step, 'p' .. step, 'c' .. step)
+      redis.call('HDEL', r.state, 's' .. step, 'p' .. step, 'c' .. step, 'l' .. step)
       redis.call('HINCRBY', r.state, 'a' .. step, 1)
     end
     for step = 0, r.total - 1 do

@@ -236,7 +236,7 @@ while i <= last do
             hold_back(prefix, member, at, rest, fields)
             place = '~' .. member
           end
-          step_moved(by_name(fields), place)
+          step_moved(prefix, by_name(fields), place)
           if attempt ~= '' then
             lives.note(prefix, message_id, claim, 'RETRY', attempt, count, lived, last_lived, place)
           end

@@ -4,7 +4,7 @@
 --   actorwork:{<source>}:state:<id>   a hash: status, version, attempt, count (deliveries of this attempt), actor, node, sent,
 --                                     received, started, ended (ms), failure and progress (JSON), reason; for us: claim, ttl (ms
 --                                     to be kept after the end), place (as in order.lua: where the message is), cancelled (as in the
---                                     hash of that name, order.lua)
+--                                     hash of that name, order.lua). Steps of runs may have none: see below
 --   actorwork:{<source>}:watch:<id>   a channel: something in it has changed
 --   actorwork:{<source>}:tracked      the ids of the newest 10,000, by when they were sent (ms): for people, who list them
 --
@@ -18,6 +18,10 @@
 -- An open message is forgotten after 40 days without a change, as its claim is: its entry may have been deleted by hand.
 --
 -- A user who may not write these keys does all else; then nothing is known of the message.
+--
+-- A step whose message goes to the home of its run, and waits for nothing, has no hash at first: its run has all that is known of
+-- it (`l<number>` in join.lua), so nothing is written when it is sent, and little when it is done, as nearly all members of groups
+-- soon are. It gets a hash when there is more to say: it takes longer, is tried again, is cancelled, or ends in another way.
 --
 -- (All in one table, because a script may have no more than 200 local variables.)
 
@@ -45,13 +49,18 @@ do
     return string.gsub(prefix, '%.[^}]*', '', 1) .. 'watch:' .. message_id
   end
 
-  -- Changes fields of a life, and tells those who watch it. PUBLISH may be forbidden (an ACL); who watches looks now and then.
-  local function change(prefix, message_id, version, changes)
+  -- Changes fields of a life, and tells those who watch it; `later`: when `tell_joined` does. PUBLISH may be forbidden (an ACL);
+  -- who watches looks now and then.
+  local function change(prefix, message_id, version, changes, later)
     local key = prefix .. 'state:' .. message_id
     changes[#changes + 1] = 'version'
     changes[#changes + 1] = version == '1' and '2' or whole((tonumber(version) or 0) + 1)
     redis.call('HSET', key, unpack(changes))
-    redis.pcall('PUBLISH', channel_of(prefix, message_id), changes[2])
+    if later then
+      untold[#untold + 1] = channel_of(prefix, message_id)
+    else
+      redis.pcall('PUBLISH', channel_of(prefix, message_id), changes[2])
+    end
   end
 
   -- Why this user may not write the lives of a source's messages; false if it may.
@@ -60,6 +69,43 @@ do
       lacking_at[prefix] = lacks('state of ' .. prefix, needs, prefix)
     end
     return lacking_at[prefix]
+  end
+
+  -- What is known of an open step that has no hash, or nil: of what has one, and of all other messages.
+  local function kept_by_run(prefix, message_id)
+    local run, number = string.match(message_id, '^([^/]+)/(%d+)$')
+    if not run then
+      return nil
+    end
+    local at = prefix .. 'flow:' .. run
+    local known = redis.pcall('HMGET', at .. ':state', 's' .. number, 'l' .. number, 'p' .. number)
+    if known.err or known[1] ~= '1' or known[2] ~= '' then
+      return nil
+    end
+    local secret, ttl = unpack(redis.call('HMGET', at, 'secret', 'ttl'))
+    return {
+      claim = redis.sha1hex(secret .. '/' .. message_id), ttl = ttl, place = known[3], sent = string.match(known[3], '(%d+)%-%d+$'),
+      state = at .. ':state', name = 'l' .. number,
+    }
+  end
+
+  -- Takes a step from its run: adds what its hash begins with to `fields`.
+  local function take_from_run(kept, fields)
+    local n = #fields
+    fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'claim', kept.claim, 'ttl', kept.ttl
+    fields[n + 5], fields[n + 6], fields[n + 7], fields[n + 8] = 'sent', kept.sent, 'place', kept.place
+    redis.call('HDEL', kept.state, kept.name)
+  end
+
+  -- Gives a step its hash, if its run has kept its life so far, before anything is changed that the run does not know of.
+  function lives.part(prefix, message_id)
+    local kept = not lives.lacks(prefix) and kept_by_run(prefix, message_id)
+    if kept then
+      local key, fields = prefix .. 'state:' .. message_id, { 'status', 'PENDING', 'version', '1' }
+      take_from_run(kept, fields)
+      redis.call('HSET', key, unpack(fields))
+      redis.call('EXPIRE', key, OPEN_FOR)
+    end
   end
 
   -- Lists messages that were sent, for people. Where an ACL forbids it they are not listed.
@@ -114,6 +160,10 @@ do
     end
     local key = prefix .. 'state:' .. message_id
     local known = redis.call('HMGET', key, 'claim', 'status', 'attempt', 'count', 'version')
+    local kept = not known[1] and kept_by_run(prefix, message_id)
+    if kept then
+      known = { kept.claim, 'PENDING', nil, nil, '1' }
+    end
     local rank = RANK[known[2]]
     if not known[1] or known[1] ~= claim or not rank then
       return false
@@ -133,6 +183,9 @@ do
     for i = first, last do
       changes[#changes + 1] = ARGV[i]
     end
+    if kept then
+      take_from_run(kept, changes)
+    end
     if place then
       changes[#changes + 1] = 'place'
       changes[#changes + 1] = place
@@ -144,15 +197,19 @@ do
     return true
   end
 
-  -- Ends a life, unless it has ended; more of it is in ARGV[first..last], and in `more`: field, value, ... `failure` is the
-  -- failure of an outcome, if it has one. Returns whether the claim is that of the message, and the status that it had ended
-  -- with before, if any.
+  -- Ends a life, unless it has ended; more of it is in ARGV[first..last], or in `more`, for `finish_done`: field, value, ...
+  -- `failure` is the failure of an outcome, if it has one. Returns whether the claim is that of the message, and the status that it
+  -- had ended with before, if any.
   function lives.finish(prefix, message_id, claim, how, failure, first, last, more)
     if lives.lacks(prefix) then
       return false
     end
     local key = prefix .. 'state:' .. message_id
     local known = redis.call('HMGET', key, 'claim', 'status', 'ttl', 'version', 'cancelled', 'failure')
+    local kept = not known[1] and kept_by_run(prefix, message_id)
+    if kept then
+      known = { kept.claim, 'PENDING', kept.ttl, '1' }
+    end
     if not known[1] or known[1] ~= claim then
       return false
     end
@@ -182,12 +239,15 @@ do
       changes[#changes + 1] = 'reason'
       changes[#changes + 1] = failure.reason or ''
     end
+    if kept then
+      take_from_run(kept, changes)
+    end
+    change(prefix, message_id, known[4], changes, more)
     redis.call('PEXPIRE', key, known[3] or 1)
-    change(prefix, message_id, known[4], changes)
     return true
   end
 
-  -- What is known of the lives of some messages that are done, all in the same way: for `finish_joined` and `finish_done`.
+  -- What is known of the lives of some messages that are done, all in the same way: for `finish_done` and `finish_kept`.
   function lives.of_done(prefix, actor, node, attempt, count, received, started)
     local more = { 'attempt', attempt, 'count', count }
     if received ~= '' then -- Else it was noted before.
@@ -196,39 +256,32 @@ do
         more[11], more[12] = 'started', started
       end
     end
-    return { prefix = prefix, more = more, is_first = attempt == '1' and count == '1' and received ~= '' }
+    return { prefix = prefix, more = more }
   end
 
-  -- Ends the life of a message that is done.
+  -- Ends the life of a message that is done; those who watch it are told by `tell_joined`.
   function lives.finish_done(life, message_id, claim)
     if claim ~= '' then
       lives.finish(life.prefix, message_id, claim, 'done', nil, 1, 0, life.more)
     end
   end
 
-  -- The same of a step whose end its run has accepted, so that nothing has to be read: the run has proved the claim, and that it
-  -- has not ended before; it is kept for the run's `ttl`. Of a first delivery of which nothing was noted before, the version is
-  -- known, and no failure has to be taken back.
-  function lives.finish_joined(life, message_id, claim, ttl)
-    if life.is_cancelled == nil then
-      life.is_cancelled = life.is_first and not lives.lacks(life.prefix) and redis.call('EXISTS', life.prefix .. 'cancelled') == 1
-    end
-    if not life.is_first or life.is_cancelled or lives.lacks(life.prefix) then
-      return lives.finish_done(life, message_id, claim)
-    end
-    local changes = life.changes
-    if not changes then
+  -- The same of a step whose life its run keeps: returns what it is to keep of it, JSON of the fields that a hash would get. That is
+  -- the same for all that are done in the same way.
+  function lives.finish_kept(life, message_id)
+    if not life.kept then
       ended_at = ended_at or whole(now_ms())
-      changes = { 'status', 'SUCCESS', 'ended', ended_at, 'version', '2', unpack(life.more) }
-      life.changes, life.keys, life.channels = changes, life.prefix .. 'state:', channel_of(life.prefix, '')
+      local facts = { ended = ended_at }
+      for i = 1, #life.more, 2 do
+        facts[life.more[i]] = life.more[i + 1]
+      end
+      life.kept, life.channels = cjson.encode(facts), channel_of(life.prefix, '')
     end
-    local key = life.keys .. message_id
-    redis.call('HSET', key, unpack(changes))
-    redis.call('PEXPIRE', key, ttl)
     untold[#untold + 1] = life.channels .. message_id
+    return life.kept
   end
 
-  -- Tells those who watch a step that `finish_joined` has ended. Nearly none is watched, and to publish costs as much as to write
+  -- Tells those who watch a step that `finish_done` or `finish_kept` has ended. Nearly none is watched, and to publish costs as much as to write
   -- its end, so the server is asked first for which of many there are subscribers. On a cluster they may be at any of its servers.
   function lives.tell_joined()
     local channels = untold
@@ -247,10 +300,13 @@ do
   end
 
   -- Where an open message is (as in order.lua), and whether it was cancelled; nil and false if it is over, or not known. Third,
-  -- its status.
+  -- its status. Changes nothing.
   function lives.place(prefix, message_id)
     local known = redis.call('HMGET', prefix .. 'state:' .. message_id, 'status', 'place', 'cancelled')
-    if not RANK[known[1]] then
+    local kept = not known[1] and kept_by_run(prefix, message_id)
+    if kept then
+      return kept.place, false, 'PENDING'
+    elseif not RANK[known[1]] then
       return nil, false, known[1]
     end
     return known[2] or '', known[3] and known[3] ~= '' and known[3], known[1]
