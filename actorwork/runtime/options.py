@@ -159,7 +159,7 @@ class Options(Value):
 
     fields_are_arguments: ClassVar = True
 
-    lease: float = attrs.field(default=10.0, converter=as_seconds, validator=seconds(0.2))
+    lease: float = attrs.field(default=10.0, converter=as_seconds, validator=seconds(0.2, 3600))
     grace: float = attrs.field(default=25.0, converter=as_seconds, validator=seconds(0.0))
     loop_stall: float = attrs.field(default=0.5, converter=as_seconds, validator=seconds(0.05))
     hang_timeout: float = attrs.field(

@@ -277,11 +277,36 @@ def test_a_wrong_value_is_named_with_its_path_and_what_was_wanted(tmp_path: Path
         ("[processes.x]\ntitle = 'y'", "there is no setting processes.x.title"),
         ("actors = 3", "actors wants a table for each of the actors, got 3"),
         ("[actors]\nmailer = 3", "actors.mailer wants a table of settings, got 3"),
-        ("lease = ", "Invalid value"),
+        ("lease = ", "is no TOML: Invalid value"),
+        ("lease = 3\nlease = 4", "is no TOML: "),
+        ("\ufefflease = 3", "is no TOML: it begins with a byte order mark: save it as UTF-8 without one"),
+        ("monitor = '9464'", "monitor wants HOST:PORT, such as '127.0.0.1:8080', got '9464'"),
+        ("web = 'localhost'", "web wants HOST:PORT, such as '127.0.0.1:8080', got 'localhost'"),
+        ("web = ':70000'", "web wants HOST:PORT, such as '127.0.0.1:8080', got ':70000'"),
     ],
 )
 def test_what_is_no_setting_is_refused_with_a_suggestion(tmp_path: Path, text: str, problem: str):
     (found,) = problems(tmp_path, text)
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.json", "", "is no JSON: Expecting value"),
+        ("a.json", '{"lease": 3, "grace": 4, "lease": 5}', "'lease' is there twice"),
+        ("a.json", '{"actors": {"mailer": {"concurrency": 1, "concurrency": 2}}}', "'concurrency' is there twice"),
+        ("a.json", '{"a": ' * 100_000, "is nested too deeply"),
+        ("a.yaml", "[" * 100_000, "is nested too deeply"),
+        ("a.yaml", "[", "is no YAML: while parsing"),
+        ("a.toml", f"lease = {'[' * 100_000}", "is nested too deeply"),
+    ],
+)
+def test_what_cannot_be_read_at_all_says_what_the_file_was_taken_for(
+    tmp_path: Path, name: str, text: str, problem: str
+):
+    (found,) = problems(tmp_path, text, name)
+    assert found.startswith(f"{name}: ")
     assert problem in found
 
 
@@ -624,6 +649,7 @@ VALUES: Mapping[str, tuple[list[object], list[object]]] = {
     "names": ([["a"], []], ["a", [3]]),
     "flag": ([True], ["true", 1]),
     "text": (["sqlite://"], ["", 3]),
+    "address": (["127.0.0.1:80", "[::1]:8080"], ["", "127.0.0.1", "host:", "host:port", "1:-5", "host:1234567", 80]),
     "levels": (["INFO", "15", "ERROR, shop.db = DEBUG"], ["", "LOUD", "shop=LOUD", "=INFO", 3, None]),
 }
 

@@ -570,7 +570,8 @@ async def test_a_system_leaves_no_cycle_of_warnings_behind(recwarn: pytest.Warni
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"lease": 0.1}, "lease wants seconds >= 0.2, got 0.1"),
+        ({"lease": 0.1}, "lease wants seconds from 0.2 to 3600, got 0.1"),
+        ({"lease": math.inf}, "lease wants seconds from 0.2 to 3600, got inf"),
         ({"lease": "10"}, "lease wants seconds"),
         ({"grace": -1}, "grace wants seconds >= 0, got -1"),
         ({"grace": math.nan}, "grace wants seconds"),

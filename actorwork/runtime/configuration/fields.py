@@ -23,7 +23,7 @@ from actorwork.policy.limits import SCOPES, CircuitBreaker, ConcurrencyLimit, Ra
 from actorwork.policy.restart import Intensity
 from actorwork.policy.scaling import Scale
 from actorwork.policy.settlement import ON_FAILURES
-from actorwork.runtime.configuration.kinds import Kind, broker, flag, levels, like, names, text, word
+from actorwork.runtime.configuration.kinds import Kind, address, broker, flag, levels, like, names, word
 from actorwork.runtime.options import Options
 from actorwork.settings import (
     OVERFLOWS,
@@ -225,8 +225,8 @@ class ProgramFields:
         names("The sources of which nothing is read; may be changed while the program runs.")
     )
     solo: bool = _of(flag("Run everything in one process, whatever processes the tree has."))
-    monitor: str = _of(text("Where the health of the node is served by HTTP: 127.0.0.1:9464.", "HOST:PORT"))
-    web: str = _of(text("Where the dashboard is served: 127.0.0.1:8080.", "HOST:PORT"))
+    monitor: str = _of(address("Where the health of the node is served by HTTP: 127.0.0.1:9464.", needs_host=True))
+    web: str = _of(address("Where the dashboard is served: 127.0.0.1:8080.", needs_host=False))
     hang_timeout: float = _of(
         like(Options, "hang_timeout", "duration", "For how long the loop may be blocked until the node counts as dead.")
     )

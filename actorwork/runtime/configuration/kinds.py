@@ -8,7 +8,7 @@ is wanted.
     word       one of a few words
     names      a list of names; in text with commas
     flag       true or false
-    text       any text
+    address    where a server listens
     levels     a level of the logs, and levels of loggers
     broker     the url of a broker, which may hold a password
 """
@@ -37,6 +37,8 @@ SIZE: Final = r"^\d+(\.\d+)?\s*([kKmMgGtT]?[iI]?[bB])?$"
 PERCENTAGE: Final = r"^\d+(\.\d+)?\s*%$"
 _LEVEL: Final = r"\s*([^=,\s]+\s*=\s*)?(DEBUG|INFO|WARNING|ERROR|CRITICAL|\d+)\s*"
 LEVELS: Final = rf"^{_LEVEL}(,{_LEVEL})*$"
+PORT: Final = r"[0-9]{1,5}"
+MOST_PORTS: Final = 65_535
 NONE: Final = "none"
 """What stands for None in a file of TOML and in text, where None cannot be written."""
 
@@ -45,7 +47,7 @@ class Unfit(ValueError):
     """A value is not what a setting wants; the text says what it wants."""
 
 
-Form = Literal["whole", "number", "duration", "size", "share", "word", "names", "flag", "text", "levels"]
+Form = Literal["whole", "number", "duration", "size", "share", "word", "names", "flag", "text", "address", "levels"]
 
 
 @attrs.frozen(eq=False)
@@ -130,6 +132,8 @@ class Kind:
                 choices = [{"type": "boolean"}]
             case "text":
                 choices = [{"type": "string", "minLength": 1}]
+            case "address":
+                choices = [{"type": "string", "pattern": f"^(.*:)?{PORT}$"}]
             case "levels":
                 choices = [{"type": "string", "pattern": LEVELS}]
         if self.is_optional:
@@ -160,6 +164,7 @@ _FORMS: Final[Mapping[Form, Callable[[object], bool]]] = {
     "names": _is_names,
     "flag": lambda value: isinstance(value, bool),
     "text": _is_text,
+    "address": _is_text,
     "levels": _is_text,
 }
 """Whether a value has the form that a kind reads; its bounds come after that."""
@@ -233,8 +238,16 @@ def flag(help: str, *, default: bool | None = False) -> Kind:
     return Kind("flag", help, lambda value: value, "true or false", default=default)
 
 
-def text(help: str, wanted: str) -> Kind:
-    return Kind("text", help, lambda value: value, wanted)
+def address(help: str, *, needs_host: bool) -> Kind:
+    def check(value: object) -> object:
+        host, colon, port = str(value).rpartition(":")
+        is_host = bool(host) or not needs_host
+        if not (is_host and (colon or not needs_host) and re.fullmatch(PORT, port) and int(port) <= MOST_PORTS):
+            raise Unfit(wanted)
+        return value
+
+    wanted = "HOST:PORT, such as '127.0.0.1:8080'"
+    return Kind("address", help, check, wanted)
 
 
 def broker(help: str) -> Kind:

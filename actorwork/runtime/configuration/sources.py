@@ -10,7 +10,9 @@ has that is no setting is refused here, and so is what YAML reads in another way
 
 from __future__ import annotations
 
+import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,7 +33,6 @@ PREFIX: Final = "ACTORWORK_"
 NESTED: Final = "__"
 FILE: Final = "_FILE"
 """A variable with this ending names the file that holds a secret."""
-FORMATS: Final = (".toml", ".json", ".yaml", ".yml")
 
 Values: TypeAlias = "dict[str, Any]"
 Path_: TypeAlias = "tuple[str, ...]"
@@ -116,17 +117,20 @@ def written(path: Iterable[str]) -> str:
 def of_file(path: Path, problems: Problems) -> Layer:
     """Read a file; what is wrong with it goes to `problems`. Raises `MissingExtra` for YAML without PyYAML."""
     origin = str(path)
-    if path.suffix.lower() not in FORMATS:
-        problems.add(origin, f"the name of a configuration ends in {', '.join(FORMATS)}")
+    if path.suffix.lower() not in _FORMATS:
+        problems.add(origin, f"the name of a configuration ends in {', '.join(_FORMATS)}")
         return Layer(origin)
     marks: dict[Path_, Mark] = {}
+    form = _FORMATS[path.suffix.lower()]
     try:
-        values: object = _READERS[path.suffix.lower()](path)
-        if path.suffix.lower() in (".yaml", ".yml"):
+        values: object = _READERS[form](path)
+        if form == "YAML":
             marks = _marks_of(path, origin, problems)
+    except RecursionError:
+        problems.add(origin, f"is no {form} that can be read: it is nested too deeply")
+        return Layer(origin)
     except (TsError, OSError, ValueError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        problems.add(origin, _explained(text))
+        problems.add(origin, _why_unread(path, form, error))
         return Layer(origin)
     layer = Layer(origin, directory=path.parent, marks=marks)
     if values is None:
@@ -150,12 +154,38 @@ def _read_yaml(path: Path) -> object:
     return read(path, ProgramFields, ())
 
 
+def _read_json(path: Path) -> object:
+    found = JsonFormat(None)(path, ProgramFields, ())
+    # Once more, since JSON allows what can only be a mistake: the last one of two values would be taken.
+    json.loads(path.read_bytes(), object_pairs_hook=_once_each)
+    return found
+
+
+def _once_each(pairs: Sequence[tuple[str, object]]) -> None:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise ValueError(f"{name!r} is there twice")
+        names.add(name)
+
+
+_FORMATS: Final[Mapping[str, str]] = {".toml": "TOML", ".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
 _READERS: Final[Mapping[str, Callable[[Path], object]]] = {
-    ".toml": lambda path: TomlFormat(None)(path, ProgramFields, ()),
-    ".json": lambda path: JsonFormat(None)(path, ProgramFields, ()),
-    ".yaml": _read_yaml,
-    ".yml": _read_yaml,
+    "TOML": lambda path: TomlFormat(None)(path, ProgramFields, ()),
+    "JSON": _read_json,
+    "YAML": _read_yaml,
 }
+
+
+def _why_unread(path: Path, form: str, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            begins_with_mark = file.read(len(BOM_UTF8)) == BOM_UTF8
+    except OSError as unread:
+        return unread.strerror or str(unread)
+    if begins_with_mark:
+        return f"is no {form}: it begins with a byte order mark: save it as UTF-8 without one"
+    return f"is no {form}: {_explained(str(error))}"
 
 
 def _explained(text: str) -> str:
