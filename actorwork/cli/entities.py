@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST: Final = 1_000_000
 LONGEST: Final = 100 * 365 * 86_400.0
 """Seconds for which a state may be kept, as in `Entities.ttl`."""
 FORCE = "Also while a node is handling a message of this key, which is then handled again."
@@ -52,7 +53,7 @@ def entities() -> None:
     "--since", type=Duration(least=0), metavar="TIME", help="Only keys changed within this time, such as 1h30m."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Show at most this many."
+    "--limit", type=click.IntRange(1, MOST), metavar="N", default=100, show_default=True, help="Show at most this many."
 )
 @broker_option
 @timeout_option
@@ -85,7 +86,7 @@ def list_them(
             ]
         )
     elif not found:
-        click.echo(f"no states of {one_line(actor)!r}{hint}")
+        click.echo(f"no states of {one_line(repr(actor))}{hint}")
     else:
         print_table(
             ("KEY", "VERSION", "CHANGED", "BY", "BYTES"),
@@ -109,7 +110,7 @@ def show(actor: str, key: str, *, broker: str | None, timeout: float, json_outpu
     """Show the committed state of a key, with its version, and when and by which message it was committed."""
     state, hint, report = _ask(broker, timeout, actor, lambda states: states.get(*_place(actor), key), with_report=True)
     if state is None:
-        raise click.ClickException(f"{one_line(actor)!r} has no state for the key {one_line(key)!r}{hint}")
+        raise click.ClickException(f"{one_line(repr(actor))} has no state for the key {one_line(repr(key))}{hint}")
     if json_output:
         print_json(_in_json(state) | {"is_stalled": _is_stalled(report, key)})
         return
@@ -133,7 +134,7 @@ def show(actor: str, key: str, *, broker: str | None, timeout: float, json_outpu
 @click.argument("actor", metavar="ACTOR")
 @click.argument("key", metavar="KEY")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="Show at most this many."
+    "--limit", type=click.IntRange(1, MOST), metavar="N", default=20, show_default=True, help="Show at most this many."
 )
 @broker_option
 @timeout_option
@@ -239,7 +240,7 @@ def put(
     if json_output:
         print_json({"key": key, "version": version})
     else:
-        click.echo(f"the state of {one_line(key)!r} has the version {version} now")
+        click.echo(f"the state of {one_line(repr(key))} has the version {version} now")
 
 
 @entities.command(short_help="Delete the state of a key.")
@@ -270,7 +271,7 @@ def forget(
     from actorwork.clients.auditing import audited
 
     if not yes:
-        confirm(f"Delete the state of {one_line(key)!r} of {one_line(actor)!r}, and its history?")
+        confirm(f"Delete the state of {one_line(repr(key))} of {one_line(repr(actor))}, and its history?")
 
     async def talk(opened: Broker, step: Step) -> tuple[bool, str]:
         async with audited(opened.audit, "forget-state", f"{actor}/{key}", reason=reason) as action:
@@ -283,7 +284,7 @@ def forget(
     if json_output:
         print_json({"key": key, "forgotten": was_there})
     else:
-        click.echo(f"the state of {one_line(key)!r} is deleted" if was_there else f"there was no state{hint}")
+        click.echo(f"the state of {one_line(repr(key))} is deleted" if was_there else f"there was no state{hint}")
 
 
 def _ask(

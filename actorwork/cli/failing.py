@@ -23,6 +23,7 @@ import click
 
 from actorwork.cli.output import printable
 from actorwork.groups import leaves
+from actorwork.policy.bounds import is_utf8
 from actorwork.telemetry.formatting import masked
 
 TRACEBACK: Final = "ACTORWORK_TRACEBACK"
@@ -70,6 +71,13 @@ def _of_the_user(frames: TracebackType | None) -> TracebackType | None:
 
 class FailingGroup(click.Group):
     """Ends a command that raises with one sentence instead of a traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for one in args:
+            # A shell passes on any bytes; names of files may be such, but nothing that a broker stores.
+            if not is_utf8(one) and "/" not in one and not os.path.lexists(one):
+                raise click.UsageError(f"arguments want to be UTF-8, got {one!r:.200}", ctx)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

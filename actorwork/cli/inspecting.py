@@ -222,6 +222,8 @@ def message(message_id: str, source: str | None, *, broker: str | None, timeout:
     from actorwork.inspection import as_json as in_json
     from actorwork.inspection.words import how_far, moment
 
+    if source is not None:
+        valid_source(source)
     found = looked(broker, timeout, lambda look: look.message(message_id, source))
     if json_output:
         print_json(in_json(found))

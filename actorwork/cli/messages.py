@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from actorwork.cli.brokers import Step, broker_option, speak, timeout_option
+from actorwork.cli.brokers import Step, broker_option, speak, timeout_option, unknown_source_of
 from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
+from actorwork.cli.selecting import named_source, valid_source
 from actorwork.cli.waiting import life_in_json
 from actorwork.inspection.words import duration, moment
 
@@ -29,7 +30,13 @@ def _named(_context: click.Context, _option: click.Parameter, given: Sequence[st
 
 @click.command(short_help="List submitted messages by state.")
 @click.option("--actor", metavar="TITLE", help="Of this actor.", allow_from_autoenv=False)
-@click.option("--source", metavar="NAME", help="Of this source.", allow_from_autoenv=False)
+@click.option(
+    "--source",
+    metavar="NAME",
+    callback=named_source,
+    help="Of this source; actor:TITLE is an actor's own.",
+    allow_from_autoenv=False,
+)
 @click.option("--state", "states", multiple=True, metavar="STATE", help="In this state; may be repeated.")
 @click.option(
     "--text", metavar="TEXT", default="", help="With this in the id or the message.", allow_from_autoenv=False
@@ -81,11 +88,13 @@ def messages(
 
     if actor is not None and source is not None:
         raise click.UsageError("choose one of --actor TITLE and --source NAME")
+    if source is not None:
+        valid_source(source)
 
-    async def talk(opened: Broker, step: Step) -> Messages:
+    async def talk(opened: Broker, step: Step) -> tuple[Messages, str | None]:
         with step():
             try:
-                return await find(
+                found = await find(
                     opened,
                     states=states,
                     actor=actor,
@@ -99,8 +108,10 @@ def messages(
                 )
             except LookupError as error:
                 raise click.ClickException(printable(str(error))) from error
+        is_unknown = source is not None and not found.searched
+        return found, await unknown_source_of(opened, step, source or "") if is_unknown else None
 
-    answer = speak(broker, timeout, talk)
+    answer, problem = speak(broker, timeout, talk)
     if json_output:
         print_json(
             {
@@ -119,6 +130,8 @@ def messages(
     counts = ", ".join(f"{count:,} {state}" for state, count in answer.counts.items() if count)
     which = "all" if answer.is_complete else "the newest"
     click.echo(f"{which} {many(answer.searched, 'message')} searched{f': {counts}' if counts else ''}", err=True)
+    if problem is not None:
+        click.echo(one_line(problem, 1000), err=True)
 
 
 def _row(one: TrackedMessage) -> tuple[str, ...]:

@@ -94,6 +94,8 @@ def pause(
     found = pause_at(broker, timeout, kind, name, reason, force=force)
     before = f"{found} was paused before ({one_line(found.reason)})"
     click.echo(f"paused {found}" if found.reason == reason else before)
+    if kind in ("node", "process") and not _is_running(broker, timeout, found):
+        click.echo("note: no node that reports itself now is meant by this name", err=True)
 
 
 @click.command(short_help="End a pause.")
@@ -138,6 +140,20 @@ def paused(*, broker: str | None, timeout: float, json_output: bool) -> None:
     else:
         rows = [(one.kind, one.name, moment(one.at), one.by, one.reason) for one in found]
         print_table(("WHAT", "NAME", "SINCE", "BY", "REASON"), rows)
+
+
+def _is_running(broker: str | None, timeout: float, pause: Pause) -> bool:
+    """Whether a node reports itself that the pause of a node or a process is about."""
+    from actorwork.inspection.gathering import gather
+    from actorwork.policy.pauses import is_there
+
+    async def talk(opened: Broker, step: Step) -> bool:
+        with step():
+            nodes = (await gather(opened)).nodes
+        reports = [node.report for node in nodes if node.report is not None]
+        return any(is_there(pause, node=report.name, process=report.process) for report in reports)
+
+    return speak(broker, timeout, talk)
 
 
 def pause_at(

@@ -35,11 +35,17 @@ def triggers() -> None:
 @as_json
 def list_them(actor: str | None, *, broker: str | None, timeout: float, json_output: bool) -> None:
     """List the triggers of an actor, or of all, with the next five times of each."""
-    found = [one for one in _known(broker, timeout) if actor in (None, one.record.definition.actor)]
+    known = _known(broker, timeout)
+    found = [one for one in known if actor in (None, one.record.definition.actor)]
     if json_output:
         print_json([in_json(one) for one in found])
     elif not found:
-        click.echo(f"no triggers{f' of {actor!r}' if actor else ''}")
+        click.echo(f"no triggers{f' of {printable(repr(actor))}' if actor else ''}")
+        if known:
+            from actorwork.state.known_actors import near
+
+            actors = {one.record.definition.actor for one in known}
+            click.echo(f"of those that have some, {printable(near(actor or '', actors))}", err=True)
     else:
         print_table(
             ("ACTOR", "TITLE", "SCHEDULE", "STATE", "BY HAND", "FIRED", "LAST", "NEXT"),

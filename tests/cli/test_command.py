@@ -266,3 +266,24 @@ def test_a_broker_that_cannot_be_reached_is_a_finding(shell: Shell):
     (found,) = shell.json("doctor", "--broker", f"unix://{shell.folder}/nobody.sock", "--timeout", "300ms", code=1)
     assert (found["subject"], found["level"]) == ("connection", "error")
     assert "--broker" in found["advice"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "message", "m", "--source", "orders"),
+        ("entities", "ls", "m"),
+        ("entities", "show", "account", "m"),
+    ],
+    ids=" ".join,
+)
+def test_an_argument_that_is_not_utf8_is_told_as_such(shell: Shell, command: tuple[str, ...]):
+    given = [one.replace("m", "m\udcff") if one == "m" else one for one in command]
+    assert "Error: arguments want to be UTF-8, got 'm\\udcff'" in shell(*given, code=2).stderr
+
+
+@pytest.mark.parametrize("command", ["run", "reset", "delete"])
+def test_an_empty_title_is_no_defect(shell: Shell, command: str):
+    assert shell("triggers", command, "", "nightly", code=1).stderr.endswith(
+        "an actor is named by its class or its title, got ''\n"
+    )

@@ -66,6 +66,8 @@ def test_messages_are_listed_by_state_and_it_says_how_many_were_searched(shell: 
         )
 
     assert shell("messages").stderr.endswith("all 0 messages searched\n")
+    assert "no actor that reads the source 'odres' has run" in shell("messages", "--source", "odres").stderr
+    assert "a source is 1 to 300 characters" in shell("messages", "--source", "or ders", code=2).stderr
     shell.at_broker(send)
     shell.enter({"till": ["orders"]})
     listed = shell("messages", "--actor", "till", "--state", "delayed")

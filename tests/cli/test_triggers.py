@@ -44,6 +44,7 @@ def test_triggers_are_listed_with_their_next_five_times(known: Shell):
     assert len(nightly["next"]) == len(regular["next"]) == 5
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00\+0[12]:00", time) for time in nightly["next"])
     assert known("triggers", "ls", "nobody").stdout == "no triggers of 'nobody'\n"
+    assert known("triggers", "ls", "shp").stderr == "of those that have some, did you mean 'shop'?\n"
 
 
 def test_one_trigger_is_shown_in_full(known: Shell):
@@ -146,7 +147,9 @@ def test_a_pause_of_a_name_that_no_actor_has_is_refused_unless_it_is_forced(
 
 
 def test_nodes_and_processes_are_paused_by_names_that_outlast_them(shell: Shell):
-    assert shell("pause", "--node", "web1").stdout == "paused node 'web1'\n"
+    paused = shell("pause", "--node", "web1")
+    assert paused.stdout == "paused node 'web1'\n"
+    assert "no node that reports itself now is meant" in paused.stderr
     shell("pause", "--process", "pool 2", "--reason", "leaks")
     assert [(one["kind"], one["name"]) for one in shell.json("paused")] == [("node", "web1"), ("process", "pool 2")]
     assert shell("resume", "--process", "pool 2").stdout == "resumed process 'pool 2'\n"
