@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from actorwork.errors import BrokerError
 from actorwork.streams.transport.redis_py import RedisError
 from actorwork.streams.watches import LOOK_EVERY, Watches, channel_of
 
@@ -22,18 +23,28 @@ if TYPE_CHECKING:
 
 FIRST_LOOK: Final = 0.001
 LONGEST_PAUSE: Final = 0.02
+LONGEST_END: Final = 0.5
+"""Seconds within which the end of a watch gives up on the server: it ends a wait that has a time of its own."""
 
 
 class _Task:
     """A task that ends with its client."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: object) -> None:
+        self.is_closed = False
+        self._place = place
         self._task: asyncio.Task[None] | None = None
 
     def start(self, task: asyncio.Task[None]) -> None:
         self._task = task
 
+    def check_open(self) -> None:
+        """Raise `BrokerError` once the client has ended: nothing more is heard of."""
+        if self.is_closed:
+            raise BrokerError(f"this client of {self._place} is closed")
+
     async def aclose(self) -> None:
+        self.is_closed = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -44,7 +55,7 @@ class RedisChanges(_Task):
     """Implements `actorwork.abc.Changes`."""
 
     def __init__(self, commands: AsyncioRedis | AsyncioCluster) -> None:
-        super().__init__()
+        super().__init__(commands.address.url)
         self._commands = commands
         self.watches: Watches[RedisWatch] = Watches()
         self.start(asyncio.get_running_loop().create_task(self._look_again()))
@@ -70,10 +81,16 @@ class RedisChanges(_Task):
             raise
         return watch
 
+    async def aclose(self) -> None:
+        await super().aclose()
+        self.watches.tell_all()
+
     async def end(self, watch: RedisWatch) -> None:
+        """End a watch; takes half a second at most, though the server be away or silent."""
         if self.watches.remove(watch):
-            with contextlib.suppress(RedisError):
-                await self._commands.unsubscribe(watch.channel)
+            with contextlib.suppress(RedisError, TimeoutError):
+                async with asyncio.timeout(LONGEST_END):
+                    await self._commands.unsubscribe(watch.channel)
 
 
 class RedisWatch:
@@ -92,6 +109,7 @@ class RedisWatch:
 
     async def changed(self) -> None:
         await self._told.wait()
+        self._changes.check_open()
         self._told.clear()
 
     async def aclose(self) -> None:
@@ -102,7 +120,8 @@ class StoreChanges(_Task):
     """Implements `actorwork.abc.Changes` at the embedded broker."""
 
     def __init__(self, store: AsyncioStore) -> None:
-        super().__init__()
+        super().__init__(store.location)
+        self.watches: set[StoreWatch] = set()
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._watched = asyncio.Event()
@@ -122,18 +141,25 @@ class StoreChanges(_Task):
             await self._store.look()
 
     async def watch(self, source: str, id: str) -> StoreWatch:
-        watch = StoreWatch((source, id), self._store)
+        watch = StoreWatch((source, id), self._store, self)
+        self.watches.add(watch)
         self._newest = self._loop.time()
         self._watched.set()
         return watch
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for watch in self.watches:
+            watch.tell()
 
 
 class StoreWatch:
     """Implements `actorwork.abc.Watch` at the embedded broker."""
 
-    def __init__(self, topic: Topic, store: AsyncioStore) -> None:
+    def __init__(self, topic: Topic, store: AsyncioStore, changes: StoreChanges) -> None:
         self._topic = topic
         self._store = store
+        self._changes = changes
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
         self._tell: Callable[[], None] = self._pass_on
@@ -144,11 +170,16 @@ class StoreWatch:
 
     def _pass_on(self) -> None:
         # Called in the thread of the store.
-        self._loop.call_soon_threadsafe(self._told.set)
+        self._loop.call_soon_threadsafe(self.tell)
+
+    def tell(self) -> None:
+        self._told.set()
 
     async def changed(self) -> None:
         await self._told.wait()
+        self._changes.check_open()
         self._told.clear()
 
     async def aclose(self) -> None:
+        self._changes.watches.discard(self)
         self._store.turns.watched.remove(self._topic, self._tell)

@@ -118,7 +118,8 @@ class AsyncioRedis(CommonCommands):
     async def unsubscribe(self, channel: str | bytes) -> None:
         name = channel.encode() if isinstance(channel, str) else channel
         self._channels.discard(name)
-        await self._request(pack(("UNSUBSCRIBE", name)), 1, idempotent=True)
+        if self._link is not None:  # The next connection does not subscribe to it.
+            await self._request(pack(("UNSUBSCRIBE", name)), 1, idempotent=True)
 
     async def _request(self, data: bytes, count: int, *, idempotent: bool) -> list[Any]:
         refusals = 0

@@ -6,6 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 import trio
 
 from actorwork.clients.driver import OutOfTime
@@ -13,10 +14,60 @@ from actorwork.errors import NotRunning
 from actorwork.state.on_trio import TrioWaiting
 
 if TYPE_CHECKING:
-    from actorwork.abc import Changes, Replies
+    from actorwork.abc import Changes, Replies, Watch
     from actorwork.clients.driver import Reached
 
 T = TypeVar("T")
+
+
+def closed(url: str) -> NotRunning:
+    return NotRunning(f"this client of {url} is closed: its block, or the system that it belongs to, has ended")
+
+
+class EndingChanges:
+    """The changes that a broker hears of, until the client has ended: then all who wait for some get `NotRunning`."""
+
+    def __init__(self, changes: Changes, url: str) -> None:
+        self._changes = changes
+        self._url = url
+        self._waits: set[trio.CancelScope] = set()
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        return f"<EndingChanges at {self._url}, {len(self._waits)} waits>"
+
+    async def watch(self, source: str, id: str) -> EndingWatch:
+        return EndingWatch(await self._changes.watch(source, id), self)
+
+    async def wait(self, watch: Watch) -> None:
+        if not self._is_over:
+            with trio.CancelScope() as scope:
+                self._waits.add(scope)
+                try:
+                    await watch.changed()
+                    return
+                finally:
+                    self._waits.discard(scope)
+        raise closed(self._url)
+
+    def end(self) -> None:
+        self._is_over = True
+        for scope in self._waits:
+            scope.cancel(reason="the client has ended")
+
+
+@attrs.frozen
+class EndingWatch:
+    """One caller that watches."""
+
+    _watch: Watch
+    _changes: EndingChanges
+
+    async def changed(self) -> None:
+        await self._changes.wait(self._watch)
+
+    async def aclose(self) -> None:
+        await self._watch.aclose()
 
 
 class TrioDriver:
@@ -73,11 +124,13 @@ class TrioDriver:
     async def _keep_changes_open(self, *, task_status: trio.TaskStatus[Changes]) -> None:
         broker = self._reached.broker or await self._reached.wait()
         async with broker.open_changes() as changes:
-            task_status.started(changes)
+            ending = EndingChanges(changes, self._reached.url)
+            task_status.started(ending)
             try:
                 await trio.sleep(math.inf)
             finally:
                 self._changes = None
+                ending.end()
 
     async def _start_replies(self) -> Replies:
         replies: Replies = await self._kept_open(self._keep_replies_open)
@@ -90,9 +143,7 @@ class TrioDriver:
             # Trio's, of a nursery that is over: its block has cancelled it at its end.
             if isinstance(error, NotRunning) or not self._nursery.cancel_scope.cancel_called:
                 raise
-            raise NotRunning(
-                f"this client of {self._reached.url} is closed: its block, or the system that it belongs to, has ended"
-            ) from None
+            raise closed(self._reached.url) from None
 
     async def _keep_replies_open(self, *, task_status: trio.TaskStatus[Replies]) -> None:
         broker = self._reached.broker or await self._reached.wait()

@@ -612,7 +612,82 @@ def test_an_asyncio_client_goes_on_after_the_server_has_restarted(
     assert f"connected to the broker at {own_server.url}" in lines[-1]
 
 
+@pytest.mark.parametrize("way", [RedisServer.kill, RedisServer.pause])
+def test_an_asyncio_client_stops_to_wait_in_time_though_the_server_is_away(
+    way: Callable[[RedisServer], None], own_server: RedisServer
+) -> None:
+    async def main() -> None:
+        async with aio.open_client(own_server.url) as client:
+            run = await client.start(step("nobody", {}))
+            receipt = await client.ref("nobody").submit({})
+            waits = [asyncio.create_task(one.result(timeout=1)) for one in (run, receipt)]
+            await until_watched(client, len(waits))
+            way(own_server)
+            for one in waits:
+                with pytest.raises(AskTimeout):
+                    await one
+            own_server.kill()
+
+    run_asyncio(main)
+
+
+async def until_watched(client: Client, count: int) -> None:
+    """Wait until the tasks of an asyncio client watch so many messages and runs."""
+    driver: Any = client._sender.driver
+    while driver._changes is None or len(driver._changes.watches) < count:  # noqa: ASYNC110 - no event says so
+        await asyncio.sleep(0.01)
+
+
 # ---- the same for all ----
+
+
+async def wait_for_ends(client: Client) -> list[Callable[[], Any]]:
+    """Return waits that nothing ends, each of another kind."""
+    run = await client.start(step("nobody", {}))
+    receipt = await client.ref("nobody").submit({})
+
+    async def watch(one: Any) -> None:
+        async with one.watch() as updates:
+            async for _ in updates:
+                pass
+
+    return [
+        lambda: run.result(timeout=PATIENCE),
+        lambda: receipt.result(timeout=PATIENCE),
+        lambda: watch(run),
+        lambda: watch(receipt),
+    ]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_who_still_waits_when_its_asyncio_client_ends_gets_an_error_at_once(which: int, url: str) -> None:
+    async def main() -> None:
+        async with aio.open_client(url) as client:
+            waits = await wait_for_ends(client)
+            waiting = asyncio.create_task(waits[which]())
+            await until_watched(client, 1)
+        with pytest.raises(BrokerError, match="is closed"):
+            await waiting
+
+    run_asyncio(main)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_who_still_waits_when_its_trio_client_ends_gets_an_error_at_once(which: int, url: str) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery, actorwork.open_client(url) as client:
+            waits = await wait_for_ends(client)
+
+            async def wait() -> None:
+                with pytest.raises(NotRunning, match="is closed"):
+                    await waits[which]()
+
+            nursery.start_soon(wait)
+            driver: Any = client._sender.driver
+            while driver._changes is None or not driver._changes._waits:  # noqa: ASYNC110 - no event says so
+                await trio.sleep(0.01)
+
+    trio.run(main)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.long), "redis"])
