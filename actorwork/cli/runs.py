@@ -113,6 +113,7 @@ def show(run_id: str, *, broker: str | None, timeout: float, json_output: bool) 
         ("started", moment(info.started)),
         ("finished", "" if info.finished is None else moment(info.finished)),
         ("result", info.result or ""),
+        ("late ends", str(info.late_ends or "")),
     ]
     for name, value in facts:
         if value:

@@ -435,11 +435,12 @@ class StepRows:
         ).fetchall()
         return {step: (name, end_from(*end)) for step, name, *end in rows}
 
-    def failures(self) -> Iterable[tuple[str, End]]:
+    def failures(self, most: int = -1) -> Sequence[tuple[str, End]]:
+        """Return the steps by which the run fails, and their ends: all, or the first `most`."""
         rows = self._execute(
             "select name, how, value, failure, caused from steps where run = ? and fails and kind <> 'result'"
-            " order by step",
-            (self.run,),
+            " order by step limit ?",
+            (self.run, most),
         ).fetchall()
         return [(name, end_from(*end)) for name, *end in rows]
 

@@ -30,6 +30,7 @@ from actorwork.embedded.transaction import StepEnd, Transaction
 from actorwork.message import FLOW, Failure, Json
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import (
+    MOST_FAILURES,
     RESULT,
     STATUS_OF_KIND,
     End,
@@ -47,7 +48,7 @@ from actorwork.policy.runs.values import (
     template_row,
 )
 
-_INFO: Final = "select run, title, status, reason, total, open, started, finished, result from runs"
+_INFO: Final = "select run, title, status, reason, total, open, started, finished, result, late from runs"
 
 
 class RunTable:
@@ -144,9 +145,12 @@ class RunTable:
             book.undone(number, noted.id)
             return
         # The header may have been copied by a foreign producer: only the message that this run has sent counts.
-        if book.message_of(number) != noted.id:
+        if not noted.id.startswith(message_id(run, number)):
             return
-        rules.end_step(book, number, End.of(noted.outcome))
+        end = End.of(noted.outcome)
+        is_late = book.message_of(number) != noted.id or not rules.end_step(book, number, end)
+        if is_late and end.kind != "cancelled":  # That a message was cancelled is what follows from the end of its run.
+            self._execute("update runs set late = late + 1 where run = ?", (run,))
 
     def promote(self) -> None:
         """End what waited for a time: naps, signals that did not come, runs past their deadlines."""
@@ -264,13 +268,14 @@ class RunTable:
         return lived(steps, {message: (status, progress) for message, status, progress in lives.fetchall()})
 
     def _info(self, row: Sequence[Any]) -> RunInfo:
-        run, title, status, reason, total, left, started, finished, result = row
-        failures = StepRows(self._execute, run).failures()
+        run, title, status, reason, total, left, started, finished, result, late = row
+        failures = StepRows(self._execute, run).failures(MOST_FAILURES)
         waiting = self._execute(
             "select name from steps where run = ? and kind = 'signal' and state = 1 order by step", (run,)
         ).fetchall()
         held = self._execute(
-            "select name, how, value, failure, caused from steps where run = ? and state = 3 order by step", (run,)
+            "select name, how, value, failure, caused from steps where run = ? and state = 3 order by step limit ?",
+            (run, MOST_FAILURES - len(failures)),
         ).fetchall()
         return RunInfo(
             id=run,
@@ -284,6 +289,7 @@ class RunTable:
             finished=finished,
             result=result,
             failures=(*failures, *((name, end_from(*end)) for name, *end in held)),
+            late_ends=late,
         )
 
     def _find(self, run: str) -> RunBook | None:

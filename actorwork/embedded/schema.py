@@ -162,6 +162,7 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("dead", "key", "text"),
     ("dead", "channel", "integer"),
     ("waits", "gathers", "integer not null default 0"),
+    ("runs", "late", "integer not null default 0"),
     # What users have changed by hand, as JSON, and when (triggers.py).
     ("triggers", "changes", "text"),
     ("triggers", "changed", "integer"),

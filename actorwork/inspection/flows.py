@@ -78,6 +78,7 @@ def in_json(info: RunInfo) -> dict[str, Any]:
         "finished": None if info.finished is None else moment(info.finished),
         "result": None if info.result is None else codec.loads(info.result.encode()),
         "failures": [{"step": name, "error": error(end)} for name, end in info.failures],
+        "late_ends": info.late_ends,
     }
 
 

@@ -33,6 +33,8 @@ from actorwork.policy.runs.values import (
     template_row,
 )
 
+INFO_FIELDS: Final = ("title", "status", "reason", "total", "open", "started", "finished", "result", "late")
+"""What `info_from` reads of the hash of a run."""
 _STATES: Final = {b"1": 1, b"2": 2, b"3": 3}
 
 
@@ -175,26 +177,24 @@ def _heir(heir: Heir, claim: str) -> str:
 
 
 def info_from(run: str, reply: Sequence[Any]) -> RunInfo | None:
-    """Return a run from the reply of `lua/run.lua`; None if there is none."""
+    """Return a run from the reply of `lua/run.lua` to `INFO_FIELDS`; None if there is none."""
     if not reply:
         return None
-    flat, failures, asked = reply
-    named = dict(zip(flat[::2], flat[1::2], strict=True))
-    total = int(named[b"total"])
-    result = named.get(b"result")
-    finished = named.get(b"finished")
+    fields, failures, asked = reply
+    title, status, reason, total, left, started, finished, result, late = fields
     return RunInfo(
         id=run,
-        title=named[b"title"].decode(),
-        status=Status(named[b"status"].decode()),
-        reason=named[b"reason"].decode(),
-        done=total - int(named[b"open"]),
-        total=total,
+        title=title.decode(),
+        status=Status(status.decode()),
+        reason=reason.decode(),
+        done=int(total) - int(left),
+        total=int(total),
         waits_for=tuple(name.decode() for name in asked),
-        started=int(named[b"started"]) / 1000,
+        started=int(started) / 1000,
         finished=None if finished is None else int(finished) / 1000,
         result=None if result is None else result.decode(),
         failures=tuple((name.decode(), _end(end)) for name, end in failures),
+        late_ends=int(late or 0),
     )
 
 

@@ -74,13 +74,14 @@ class RedisRuns(Runs):
             )
 
     async def info(self, run: str) -> RunInfo | None:
-        from actorwork.streams.plans import info_from  # noqa: PLC0415
+        from actorwork.policy.runs.values import MOST_FAILURES  # noqa: PLC0415 - as below
+        from actorwork.streams.plans import INFO_FIELDS, info_from  # noqa: PLC0415
 
         with cannot(f"look at run {run!r}"):
             home = await self._home(run)
             if home is None:
                 return None
-            info = info_from(run, await self._run(home, run, "info", home, run))
+            info = info_from(run, await self._run(home, run, "info", home, run, MOST_FAILURES, *INFO_FIELDS))
             return await self._about_to_begin(run) if info is None and self._client.is_of_cluster else info
 
     async def _about_to_begin(self, run: str) -> RunInfo | None:

@@ -454,7 +454,7 @@ def mutants(all_of_them: Mapping[str, object]) -> list[Any]:
 Change: TypeAlias = "tuple[str, str]"
 """A piece of the text of scripts, and what is put in its place: in every script that has it."""
 OF_A_STEP = """(state == '1' or state == '3')
-            and (not attempt and page.lives[i] or id_of(r, steps[i], attempt) == ids[i])"""
+          and (not attempt and page.lives[i] or id_of(r, steps[i], attempt) == ids[i])"""
 REFUSED = "fenced[#fenced + 1] = which"
 SENT = "local place = send_message(r, plan,"
 RELEASED = "'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID')"
@@ -479,7 +479,7 @@ LUA: dict[str, Sequence[Change]] = {
     "a body that is sent twice": [(SENT, f"send_message(r, plan, id_of(r, step)) {SENT}")],
     "inputs in the order of their arrival": [("text[#text + 1] = '['", f"{BY_ARRIVAL} text[#text + 1] = '['")],
     "a release that counts": [(RELEASED, f"{RELEASED} {END_OF_STEP}")],
-    "needs that are lost": [("'n' .. waits[1], -ended[waits[1]])", "'n' .. waits[1], 0)")],
+    "needs that are lost": [("'n' .. step, -counts[step])", "'n' .. step, 0)")],
     "a burial that ends no step": [(BURIED, f"{BURIED} ended_steps[#ended_steps] = nil")],
     "values that were read": [("= step, returned[i]", "= step, cjson.encode(cjson.decode(returned[i]))")],
     "needs of several that end together, counted as one": [("+ count", "+ 1")],

@@ -25,6 +25,7 @@ from actorwork.testing import open_test_system
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
 from actorwork.testing.redis_server import RedisServer
 from actorwork.workflows import Flow, Status, Step, chain, chord, group, signal, step
+from tests.patience import PATIENCE
 from tests.workflows.conftest import OpenStage, Stage
 from tests.workflows.shop import Alarm, Calculator, Clerk, Flaky, Note, Square, Sum, Text
 from tests.workflows.test_runs import squares, text_of, until
@@ -154,6 +155,28 @@ async def test_a_body_that_needs_a_member_without_a_result_is_cancelled_and_neve
         assert (body.kind, body.failure.reason) == ("cancelled", f"needs 'b', which {how}")
         await stage.client.ref(Calculator).tell(Text("after"))
         assert given(await hands.take_one()) == {"value": "after"}
+
+
+async def test_ends_that_come_after_the_end_of_their_run_are_counted_unless_they_say_that_it_was_cancelled(
+    open_stage: OpenStage,
+) -> None:
+    async with open_stage() as stage:
+        run = await stage.client.start(group(squares(1, 2, 3, 4, 5)))
+        async with by_hand(stage) as hands:
+            first, *others = await take_steps(hands, 5)
+            await hands.settle(first, Ack(b"1"))
+            assert await run.cancel("enough")
+            settlements = [Ack(b"4"), Fail(FAILURE), Reject(FAILURE), Reject(Failure("Cancelled", "enough"))]
+            for delivery, settlement in zip(others, settlements, strict=True):
+                await hands.settle(delivery, settlement)
+
+            async def are_counted() -> bool:
+                return (await run.info()).late_ends == 3
+
+            await until(are_counted)
+        info = await run.info()
+        assert (info.status, info.reason, info.done) == (Status.CANCELLED, "enough", 5)
+        assert [one.status for one in await run.steps()] == [Status.SUCCESS, *[Status.CANCELLED] * 4]
 
 
 async def test_a_body_that_fails_fails_its_run_and_leaves_the_results_of_its_members(open_stage: OpenStage) -> None:
@@ -315,6 +338,90 @@ async def test_a_chord_of_thousands_of_members_starts_in_few_round_trips_and_no_
 
 MOST_CALLS = 7_000
 """How many commands a script may call: whatever the size of a run, its pages have 500 steps."""
+
+
+async def test_what_fails_with_one_of_thousands_of_steps_is_cancelled_and_retried_by_few_commands(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        first = step(Calculator, Flaky(1), name="first")
+        rest = [step(Calculator, Text(first.result)) for _ in range(2_000)]
+        run = await client.start(chord(rest, Calculator, Text))
+        async with by_hand(Stage(client, broker, open_system)) as hands:
+            with monitored(redis_server) as scripts:
+                await hands.settle(await hands.take_one(), Fail(FAILURE))
+            assert max(calls for _, calls in scripts) < 200
+            info = await run.info()
+            assert (info.status, info.done, info.total) == (Status.FAILURE, 2_002, 2_002)
+            assert info.reason == "'first' failed: ValueError: as it happens"
+            assert {one.status for one in (await run.steps())[1:]} == {Status.CANCELLED}
+            with monitored(redis_server) as scripts:
+                assert await run.retry()
+            assert max(calls for _, calls in scripts) < 200
+            assert (await run.info()).done == 0
+            await hands.settle(await hands.take_one(), Ack(b"1"))
+        async with open_system([Calculator], broker=broker):
+            assert await run.result(timeout=PATIENCE) == [1] * 2_000
+
+
+async def test_a_look_at_a_large_run_is_as_small_as_one_at_a_small_run(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        run = await client.start(group(squares(*range(2_000))))
+        with closing(at(redis_server)) as server:
+
+            def sent() -> int:
+                reply: bytes = server.execute_command("INFO", "stats")
+                (line,) = [line for line in reply.split() if line.startswith(b"total_net_output_bytes:")]
+                return int(line.partition(b":")[2])
+
+            before = sent()
+            of_the_question = sent() - before
+            for _ in range(10):
+                await run.info()
+            assert sent() - before - 2 * of_the_question < 10 * 1_000
+
+
+async def test_of_a_run_with_very_many_failures_the_first_hundred_are_told(open_stage: OpenStage) -> None:
+    async with open_stage() as stage:
+        run = await stage.client.start(Flow(group(squares(*range(150))), title="many"))
+        async with by_hand(stage, room=200) as hands:
+            for delivery in await take_steps(hands, 150):
+                hands.node.settle(hands.subscription, delivery, Fail(FAILURE), ())
+            await hands.node.wait_settled()
+            info = await run.info()
+        assert (info.status, info.done) == (Status.FAILURE, 150)
+        steps = await run.steps()
+        assert [name for name, _ in info.failures] == [one.name for one in steps[:100]]
+        assert all(one.status is Status.FAILURE for one in steps)
+
+
+@pytest.mark.parametrize("part", ["", ":state", ":values", ":next", ":ready", ":ends", ":steps", ":fails"])
+async def test_a_run_whose_keys_are_damaged_ends_and_takes_no_other_along(
+    redis_url: str, redis_server: RedisServer, part: str
+) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        damaged, whole = [await client.start(chord(squares(3, 4), Calculator, Sum)) for _ in range(2)]
+        async with by_hand(Stage(client, broker, open_system)) as hands:
+            deliveries = await hands.take(4)
+            with closing(at(redis_server)) as server:
+                server.execute_command("SET", f"actorwork:{{{NUMBERS}}}:flow:{damaged.id}{part}", "written by hand")
+            first, second, *others = deliveries
+            for delivery in (first, *others):
+                hands.node.settle(hands.subscription, delivery, Ack(b"5"), ())
+            hands.node.settle(hands.subscription, second, Fail(FAILURE), ())
+            await hands.node.wait_settled()
+            body = await hands.take_one()
+            assert (body.id, given(body)) == (f"{whole.id}/2", {"numbers": [5, 5]})
+            await hands.settle(body, Ack(b"10"))
+        assert await whole.result() == 10
+        if part:
+            with pytest.raises(MessageFailed):
+                await damaged.result()
+        else:
+            with pytest.raises(LookupError):
+                await damaged.result()
 
 
 # ---- what is kept, and for how long ----

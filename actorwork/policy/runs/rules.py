@@ -19,6 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Protocol
 
@@ -234,9 +235,9 @@ def _continue(book: Book) -> None:
 
 def _spread(book: Book, step: int, end: End) -> None:
     """Cancel what needs the result of a step that has none, and count the needs of the others down."""
-    ended = [(step, end)]
+    ended = deque([(step, end)])
     while ended:
-        number, how = ended.pop()
+        number, how = ended.popleft()
         for dependent, wants in book.dependents(number).items():
             if book.has_ended(dependent):
                 continue

@@ -33,6 +33,8 @@ FIXED: Final = -1
 """The number of a list to which nothing can be added."""
 MOST_OF_EXPANSION: Final = 1000
 """How many steps, and lists of steps, one handler may add to the group of its step: one script adds them."""
+MOST_FAILURES: Final = 100
+"""How many failures a `RunInfo` has: callers that wait for a run look at it again and again."""
 LONGEST_RUN_ID: Final = 200
 """Characters: the id of a step's message is that of its run, a slash and the number."""
 
@@ -442,10 +444,13 @@ class RunInfo:
     done: int = 0
     total: int = 0
     waits_for: tuple[str, ...] = ()
-    """The signals that it waits for, or what holds it: empty while its steps are on their way."""
+    """The signals that it waits for."""
     started: float = 0.0
     finished: float | None = None
     result: str | None = None
     """The JSON of its result, if it has succeeded."""
     failures: tuple[tuple[str, End], ...] = ()
-    """The steps that have failed, with their ends."""
+    """The steps that have failed, with their ends: the first hundred. `run.steps()` has all."""
+    late_ends: int = 0
+    """How many ends changed nothing, since their step, or the run, had ended before: of a handler that returns although
+    its run was cancelled, for example. That a message was cancelled is not counted."""

@@ -6,7 +6,8 @@
 --         'asks'    the name of a signal: returns its step as JSON; '' if the run takes no such signal
 --         'signal'  the name of the signal, its value as JSON
 --         'retry'   the numbers of the steps that are meant, as JSON; nothing for all that have not succeeded
---         'pause', 'resume', 'more', 'forget', 'info'  nothing
+--         'info'    how many failures at most, and the fields of the run that are wanted
+--         'pause', 'resume', 'more', 'forget'  nothing
 --
 -- Also 'page', before a large run is started: where, and steps as JSON.
 --
@@ -38,25 +39,87 @@ if what == 'asks' then
   return step and state_of(r, step) ~= 2 and redis.call('HGET', r.at .. ':steps', step) or ''
 end
 
-local function numbers_of(suffix)
-  local found = redis.call('SMEMBERS', r.at .. suffix)
-  table.sort(found, function(a, b) return tonumber(a) < tonumber(b) end)
-  return found
-end
-
 if what == 'info' then
-  local failures, asked = {}, {}
-  for _, suffix in ipairs({ ':fails', ':held' }) do
-    for _, step in ipairs(numbers_of(suffix)) do
-      if tonumber(step) ~= RESULT then
-        failures[#failures + 1] = { name_of(r, tonumber(step)), redis.call('HGET', r.at .. ':ends', step) }
+  local failures, asked, most = {}, {}, tonumber(ARGV[4])
+  pcall(function() -- Its keys may be damaged (`guarded`): then its reason says so.
+    for _, suffix in ipairs({ ':fails', ':held' }) do
+      for _, step in ipairs(numbers_in(r, suffix)) do
+        if #failures < most and step ~= RESULT then
+          failures[#failures + 1] = { name_of(r, step), redis.call('HGET', r.at .. ':ends', step) }
+        end
       end
     end
+    for _, step in ipairs(numbers_in(r, ':asking')) do
+      asked[#asked + 1] = name_of(r, step)
+    end
+  end)
+  -- Not all of the hash: the template of the result has a place for each member, and who waits asks again and again.
+  return { redis.call('HMGET', r.at, unpack(ARGV, 5)), failures, asked }
+end
+
+local function each_page(steps, act)
+  for first = 1, #steps, CHUNK / 4 do
+    act({ unpack(steps, first, math.min(first + CHUNK / 4 - 1, #steps)) })
   end
-  for _, step in ipairs(numbers_of(':asking')) do
-    asked[#asked + 1] = name_of(r, tonumber(step))
+end
+
+-- Forgets how these steps have ended, and counts anew what each step lacks. However many there are, few commands are called:
+-- each reads or writes many.
+local function reopen(again)
+  each_page(again, function(steps)
+    local told, attempts, next_attempts = {}, {}, {}
+    for i, step in ipairs(steps) do
+      for _, name in ipairs({ 's', 'p', 'c', 'l' }) do
+        told[#told + 1] = name .. step
+      end
+      attempts[i] = 'a' .. step
+    end
+    redis.call('SREM', r.at .. ':fails', unpack(steps))
+    redis.call('SREM', r.at .. ':held', unpack(steps))
+    redis.call('HDEL', r.at .. ':ends', unpack(steps))
+    redis.call('HDEL', r.state, unpack(told))
+    for i, attempt in ipairs(redis.call('HMGET', r.state, unpack(attempts))) do
+      next_attempts[2 * i - 1], next_attempts[2 * i] = attempts[i], (tonumber(attempt or '0') + 1)
+    end
+    redis.call('HSET', r.state, unpack(next_attempts))
+  end)
+  local open, needs, waiting, all = 0, {}, {}, {}
+  for step = 0, r.total - 1 do
+    all[step + 1] = step
   end
-  return { redis.call('HGETALL', r.at), failures, asked }
+  each_page(all, function(steps)
+    local names, lacks = {}, {}
+    for i, step in ipairs(steps) do
+      names[i], lacks[i] = 's' .. step, 'n' .. step
+    end
+    redis.call('HDEL', r.state, unpack(lacks))
+    local states, waiters = redis.call('HMGET', r.state, unpack(names)), redis.call('HMGET', r.at .. ':next', unpack(steps))
+    for i, step in ipairs(steps) do
+      if states[i] ~= '2' then
+        open = open + 1
+        for _, waits in ipairs(decoded_of(waiters[i])) do
+          needs[waits[1]] = (needs[waits[1]] or 0) + 1
+        end
+      end
+      if not states[i] then
+        waiting[#waiting + 1] = step
+      end
+    end
+  end)
+  redis.call('HDEL', r.state, 'n' .. RESULT)
+  local lacking, ready = {}, {}
+  for step, count in pairs(needs) do
+    lacking[#lacking + 1] = 'n' .. whole(step)
+    lacking[#lacking + 1] = count
+  end
+  write_pairs(r.state, lacking)
+  for _, step in ipairs(waiting) do
+    if not needs[step] then
+      ready[#ready + 1] = step
+    end
+  end
+  note_ready(r, ready)
+  redis.call('HSET', r.at, 'open', open)
 end
 
 -- Which steps run again if these numbers do, as `_with_what_follows` in policy/runs/rules.py; nil if one of them cannot.
@@ -144,33 +207,8 @@ elseif what == 'retry' then
     again = not ARGV[4] and redis.call('HKEYS', r.at .. ':ends') or ARGV[4] and with_what_follows(cjson.decode(ARGV[4]))
   end
   if again and (#again > 0 or not ARGV[4]) then
-    local open = 0
-    for _, step in ipairs(again) do
-      redis.call('SREM', r.at .. ':fails', step)
-      redis.call('SREM', r.at .. ':held', step)
-      redis.call('HDEL', r.at .. ':ends', step)
-      redis.call('HDEL', r.state, 's' .. step, 'p' .. step, 'c' .. step, 'l' .. step)
-      redis.call('HINCRBY', r.state, 'a' .. step, 1)
-    end
-    for step = 0, r.total - 1 do
-      redis.call('HDEL', r.state, 'n' .. step)
-    end
-    redis.call('HDEL', r.state, 'n' .. RESULT)
-    for step = 0, r.total - 1 do
-      if state_of(r, step) ~= 2 then
-        open = open + 1
-        for _, waits in ipairs(dependents_of(r, step)) do
-          redis.call('HINCRBY', r.state, 'n' .. waits[1], 1)
-        end
-      end
-    end
-    for step = 0, r.total - 1 do
-      if state_of(r, step) == 0 and not redis.call('HGET', r.state, 'n' .. step) then
-        redis.call('ZADD', r.ready, step, step)
-      end
-    end
+    reopen(again)
     redis.call('HDEL', r.at, 'finished', 'result')
-    redis.call('HSET', r.at, 'open', open)
     redis.call('PERSIST', r.at)
     if KEYS.tag then
       away.act('actorwork:flow:' .. r.run, 'index', 'set', r.home)
