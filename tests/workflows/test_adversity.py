@@ -136,8 +136,9 @@ async def test_a_run_that_is_cancelled_while_held_or_paused_never_runs_what_has_
         assert {info.status for info in await paused.steps()} == {Status.CANCELLED}
 
 
+@pytest.mark.parametrize("id", ["run", "Zürich"])
 async def test_a_step_in_its_delay_before_a_retry_is_not_run_after_its_run_is_cancelled(
-    open_stage: OpenStage,
+    open_stage: OpenStage, id: str
 ) -> None:
     attempts: list[int] = []
 
@@ -149,7 +150,7 @@ async def test_a_step_in_its_delay_before_a_retry_is_not_run_after_its_run_is_ca
             raise Retry(0.3)
 
     async with open_stage() as stage, stage.open_system((Tired, Clerk)):
-        run = await stage.client.start(step(Calculator, Square(1)))
+        run = await stage.client.start(step(Calculator, Square(1)), id=id)
 
         async def was_tried() -> bool:
             return bool(attempts) and await stage.broker.backlog(Calculator.settings.default_source) == 0

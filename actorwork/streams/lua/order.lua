@@ -139,11 +139,13 @@ end
 
 -- Notes the place of a message that is a step of a run, so that it can be dropped there when the run is cancelled.
 local function step_moved(prefix, named, place)
-  local home, run, number = string.match(named['headers'] or '', '"actorwork%-flow": ?"([^"/]+)/([^"/]+)/(%d+)"')
-  if home and not away.is(home) then -- A run elsewhere finds its messages by their lives.
+  -- The run is that of the id: in the headers of a retry, which are JSON of Python's, letters of most languages are escaped.
+  local home, number = string.match(named['headers'] or '', '"actorwork%-flow": ?"([^"/]+)/[^"/]+/(%d+)"')
+  local run = string.match(named['id'] or '', '^([^/]+)/')
+  if home and run and not away.is(home) then -- A run elsewhere finds its messages by their lives.
     local at = 'actorwork:{' .. home .. '}:flow:' .. run
     local secret = redis.call('HGET', at, 'secret')
-    if secret and named['claim'] == step_claim(secret, named['id'] or '') then
+    if secret and named['claim'] == step_claim(secret, named['id']) then
       lives.part(prefix, named['id'])
       redis.call('HSET', at .. ':state', 'p' .. number, place)
     end
