@@ -8,7 +8,6 @@ waited for before a layout changes (dividing.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 
 import attrs
 import trio
@@ -36,8 +35,10 @@ class Part(Shown):
     async def run(self) -> None:
         """Maintain the sources once, then read and maintain them until cancelled."""
         with self.scope:
-            with suppress(RedisError):  # The reclaimer tries again at once, and reports it.
+            try:
                 await self.reclaimer.maintain()
+            except RedisError:
+                self.reclaimer.maintain_within(0)  # It meets the error again, and reports it.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.reclaimer.run)
                 await self.reader.run()

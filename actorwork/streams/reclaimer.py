@@ -78,7 +78,7 @@ class _Times:
         self.nodes = 1
         """How many nodes of the group there were when this one looked last."""
         self.looked_at = -math.inf
-        self._look_at = math.inf
+        self._look_at = -math.inf
         self._asked_at = math.inf
         self._due_at = math.inf
         """When a message is due, as this node found when it maintained, if that was its last look."""
@@ -178,12 +178,13 @@ class Reclaimer:
             self._times.look_within(self._times.dice() * _SPREAD)
 
     async def run(self) -> NoReturn:
+        """Look whenever it is time: first of all, unless `maintain` has been called before."""
         while True:
+            await self._times.sleep()
             try:
                 await self.look()
             except RedisError as error:
                 _tell_of_trouble(self._sources, error)
-            await self._times.sleep()
 
     async def look(self) -> None:
         """Maintain all sources, unless it is too early for that since another node did, and nothing was asked here."""

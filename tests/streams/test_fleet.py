@@ -17,7 +17,7 @@ from actorwork.streams.scripts import LOOK, MAINTAIN
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Script
 from actorwork.testing.redis_server import open_redis_server
-from tests.patience import BUSY
+from tests.patience import BUSY, PATIENCE
 from tests.streams.bench_of_actors import Scene, inbox, open_scene, subscription
 
 TENDED = "actorwork:{orders}:tended:group-a"
@@ -126,6 +126,20 @@ async def test_one_node_maintains_for_all(redis_url: str):
     async with open_peers(redis_url, subscription(), subscription()) as (scene, (one, other)):
         await let_know_each_other(scene, [one, other])
         await until_it_only_looks(other, one.reclaimer.maintain)
+
+
+async def test_a_node_that_begins_maintains_once_and_not_again_before_it_is_time(redis_url: str):
+    async with open_peers(redis_url, subscription()) as (_, (peer,)), trio.open_nursery() as nursery:
+        (part,) = peer.node._intake.parts  # pyright: ignore[reportPrivateUsage]
+        nursery.start_soon(part.run)
+        with trio.fail_after(PATIENCE):
+            while MAINTAIN not in peer.client.scripts:  # noqa: ASYNC110 - no event says so
+                await trio.sleep(0.001)
+            first = peer.reclaimer._times.looked_at  # pyright: ignore[reportPrivateUsage]
+            while peer.client.scripts.count(MAINTAIN) < 2:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.001)
+        assert trio.current_time() - first >= 0.9
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_node_maintains_when_the_other_one_has_not_for_a_while(redis_url: str):
