@@ -116,10 +116,14 @@ class FaultProxy:
         async with trio.open_nursery() as nursery:
             while True:
                 client, _ = await listener.accept()
-                if self._is_refusing:
-                    client.close()
-                else:
-                    nursery.start_soon(self._forward, client)
+                nursery.start_soon(self.take, client)
+
+    async def take(self, client: trio_socket.SocketType) -> None:
+        """Forward a connection that was accepted elsewhere, until it ends."""
+        if self._is_refusing:
+            client.close()
+        else:
+            await self._forward(client)
 
     async def _forward(self, client: trio_socket.SocketType) -> None:
         target = self._target

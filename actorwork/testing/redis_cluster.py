@@ -21,8 +21,8 @@ from actorwork.streams.transport.slots import SLOTS, key_slot
 from actorwork.testing.redis_sentinel import Member, open_fleet, wait_for
 from actorwork.testing.redis_server import free_port
 
-_BUS: Final = 10_000
-_HIGHEST: Final = 65_535 - _BUS
+BUS: Final = 10_000
+_HIGHEST: Final = 65_535 - BUS
 _MOVED_AT_ONCE: Final = 100
 _SOON: Final = 0.2
 _ATTEMPT: Final = 6.0
@@ -241,12 +241,13 @@ def _texts(reply: bytes) -> list[str]:
     return lines[2::2][: int(lines[0][1:])] if reply[:1] == b"*" else lines[1:2]
 
 
-def _free_pair() -> int:
+def free_pair() -> int:
+    """Return a port that is free, as is the one of the bus that belongs to it."""
     while True:
         port = free_port()
         if port <= _HIGHEST:
             with socket.socket() as probe, suppress(OSError):
-                probe.bind(("127.0.0.1", port + _BUS))
+                probe.bind(("127.0.0.1", port + BUS))
                 return port
 
 
@@ -266,7 +267,7 @@ def open_redis_cluster(
 
     def make(directory: Path) -> RedisCluster:
         def member(name: str, settings: Mapping[str, str]) -> Member:
-            return Member(directory / name, settings, port=_free_pair())
+            return Member(directory / name, settings, port=free_pair())
 
         return RedisCluster(member, primaries, replicas, config or {}, node_timeout)
 

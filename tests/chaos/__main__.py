@@ -4,20 +4,20 @@
     python -m tests.chaos --seconds 3600 --acts kept,embedded --verbose
     python -m tests.chaos --cluster --seconds 60 --seed 7
     python -m tests.chaos --chords 1000 --seed 7 --broker sqlite
-    python -m tests.chaos --entities 60 --seed 7
+    python -m tests.chaos --entities 60 --seed 7 --cluster
 
 A run has rounds of a minute. The first one has the given seed, each further one the next seed. A round has four acts:
 
     kept        Redis with an append-only file: nothing may be lost, nothing settled twice
     forgetful   Redis without one, killed and flushed: only messages that it forgot may be lost
     embedded    the embedded broker: as `kept`
-    cluster     three primaries with a replica each, of which slots move and primaries change, die and come back:
-                as `kept`, without faults of the network
+    cluster     three primaries with a replica each, of which slots move and primaries change, die, come back and
+                are parted from each other: as `kept`
 
-With `--chords` there is one act instead, of that many chords of ten members, at Redis or the embedded broker. Faults of
-nodes go on until the last one was started; each body must run to one accepted end, with the values of its own members.
-With `--entities` there is one of numbers that are appended to the states of 200 keys, for that many seconds: each state
-must list its own, once and in order.
+With `--chords` there is one act instead, of that many chords of ten members, at Redis, the embedded broker or, with
+`--cluster`, a cluster. Faults of nodes, and on a cluster all others, go on until the last one was started; each body
+must run to one accepted end, with the values of its own members. With `--entities` there is one of numbers that are
+appended to the states of 200 keys, for that many seconds: each state must list its own, once and in order.
 
 A failing run prints the command that repeats it. The plan of faults is then the same, but the timing is not, so
 repeat it more than once.
@@ -41,7 +41,7 @@ import trio
 from actorwork.groups import leaves
 
 from .chord_act import BROKERS, ChordAct
-from .cluster_act import ClusterAct
+from .cluster_act import ClusterAct, ClusterChordAct, ClusterEntityAct
 from .entity_act import EntityAct
 from .environment import Act
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="seconds of faults, in all (default: 60)")
     parser.add_argument("--seed", type=int, default=None, help="seed of the first round (default: random)")
     parser.add_argument("--acts", default=",".join(SHARES), help="acts to play, separated by commas (default: all)")
-    parser.add_argument("--cluster", action="store_const", dest="acts", const="cluster", help="--acts cluster")
+    parser.add_argument("--cluster", action="store_true", help="--acts cluster, or --broker cluster")
     parser.add_argument(
         "--chords", type=int, nargs="?", const=CHORDS, help=f"play chords: how many (default: {CHORDS})"
     )
@@ -72,16 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--broker", choices=BROKERS, default="redis", help="broker of these two (default: redis)")
     parser.add_argument("--verbose", action="store_true", help="print each fault")
     chosen = parser.parse_args(arguments)
-    acts = chosen.acts.split(",")
+    acts = ["cluster"] if chosen.cluster else chosen.acts.split(",")
+    broker = "cluster" if chosen.cluster else chosen.broker
     if unknown := [act for act in acts if act not in SHARES]:
         parser.error(f"no act {', '.join(unknown)}; there are {', '.join(SHARES)}")
     seed = random.randrange(1_000_000) if chosen.seed is None else chosen.seed
     if chosen.chords is not None and chosen.chords < 1:
         parser.error(f"--chords wants a number of at least 1, got {chosen.chords}")
     if chosen.chords is not None:
-        return 0 if play_chords(seed, chosen.chords, chosen.broker, is_verbose=chosen.verbose) else 1
+        return 0 if play_chords(seed, chosen.chords, broker, is_verbose=chosen.verbose) else 1
     if chosen.entities is not None:
-        return 0 if play_entities(seed, chosen.entities, chosen.broker, is_verbose=chosen.verbose) else 1
+        return 0 if play_entities(seed, chosen.entities, broker, is_verbose=chosen.verbose) else 1
     left = chosen.seconds
     number = 0
     while left > 0:
@@ -111,7 +112,8 @@ def play_chords(seed: int, count: int, broker: str, *, is_verbose: bool) -> bool
     tell(f"chaos for {count} chords; to repeat it: {again}")
 
     def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[Act]:
-        yield ChordAct(broker, count, seed, folder / "chords", say=say)
+        kind = ClusterChordAct if broker == "cluster" else ChordAct
+        yield kind(broker, count, seed, folder / "chords", say=say)
 
     return play(in_turn, again, is_verbose=is_verbose)
 
@@ -121,7 +123,8 @@ def play_entities(seed: int, seconds: float, broker: str, *, is_verbose: bool) -
     tell(f"chaos with entities for {seconds:g} s; to repeat it: {again}")
 
     def in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[Act]:
-        yield EntityAct(broker, seconds, seed, folder / "entities", say=say)
+        kind = ClusterEntityAct if broker == "cluster" else EntityAct
+        yield kind(broker, seconds, seed, folder / "entities", say=say)
 
     return play(in_turn, again, is_verbose=is_verbose)
 

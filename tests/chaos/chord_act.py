@@ -26,7 +26,7 @@ from . import chords
 from .environment import LAST, ChaosError
 from .nodes_act import NodesAct
 
-BROKERS: Final = {"redis": "chords", "sqlite": "embedded chords"}
+BROKERS: Final = {"redis": "chords", "sqlite": "embedded chords", "cluster": "cluster chords"}
 """The act, by its broker."""
 PACE: Final = 150.0
 """How many chords are started in a second, at most."""
@@ -103,7 +103,9 @@ class ChordAct(NodesAct):
                 async with open_broker(self.url) as broker:
 
                     async def is_empty() -> bool:
-                        return not any([await broker.backlog(one) for one in chords.SOURCES])
+                        return not any([await broker.backlog(one) for one in chords.SOURCES]) and not (
+                            await self._on_the_way()
+                        )
 
                     await self._wait_true(is_empty, "empty sources, once all runs have ended", within=LAST)
             nursery.cancel_scope.cancel()

@@ -28,7 +28,7 @@ from . import entities
 from .environment import LAST, ChaosError
 from .nodes_act import NodesAct
 
-BROKERS: Final = {"redis": "entities", "sqlite": "embedded entities"}
+BROKERS: Final = {"redis": "entities", "sqlite": "embedded entities", "cluster": "cluster entities"}
 """The act, by its broker."""
 KEYS: Final = 200
 HOT: Final = 5
@@ -99,9 +99,11 @@ class EntityAct(NodesAct):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_filled)
             async with open_broker(self.url) as broker:
-                await self._wait_drained(
-                    broker, entities.SOURCE, partial(broker.delayed.list, entities.SOURCE, limit=1)
-                )
+
+                async def delayed() -> object:
+                    return await broker.delayed.list(entities.SOURCE, limit=1) or await self._on_the_way()
+
+                await self._wait_drained(broker, entities.SOURCE, delayed)
             self.rest = time.monotonic() - began
             await self._wait_whole()
             nursery.cancel_scope.cancel()

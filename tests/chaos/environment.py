@@ -30,7 +30,7 @@ from actorwork.brokers import open_broker
 from actorwork.failpoints import VARIABLE
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.proxy import FaultProxy, open_proxy
-from actorwork.testing.redis_server import RedisServer, open_redis_server
+from actorwork.testing.redis_server import RedisServer, find_redis_server, open_redis_server
 
 from . import workers
 from .plan import Fault, faults
@@ -347,6 +347,10 @@ class Act:
         """Return the server that a fault concerns."""
         return self.server
 
+    def proxy_of(self, fault: Fault) -> FaultProxy:
+        """Return what carries the bytes that a fault of the network concerns."""
+        return self.proxy
+
     def ask(self, *command: str) -> object:
         connection: Any = redis.Redis(unix_socket_path=str(self.server.socket_path), protocol=2, socket_timeout=None)
         with connection:
@@ -576,46 +580,51 @@ async def kill_producer(act: Act, fault: Fault) -> None:
 
 
 async def cut(act: Act, fault: Fault) -> None:
-    act.proxy.cut()
+    act.proxy_of(fault).cut()
 
 
 async def cut_in_mid_reply(act: Act, fault: Fault) -> None:
-    act.proxy.cut_after(fault.size)
+    act.proxy_of(fault).cut_after(fault.size)
 
 
 async def cut_after_request(act: Act, fault: Fault) -> None:
-    act.proxy.cut_after_request(min(fault.size, 100))  # No client sends more to a server that does not answer.
+    # No client sends more to a server that does not answer.
+    act.proxy_of(fault).cut_after_request(min(fault.size, 100))
 
 
 async def half_close(act: Act, fault: Fault) -> None:
-    act.proxy.half_close()
+    act.proxy_of(fault).half_close()
 
 
 async def black_hole(act: Act, fault: Fault) -> None:
+    proxy = act.proxy_of(fault)
     async with act.darkness():
-        act.proxy.black_hole()
+        proxy.black_hole()
         await trio.sleep(fault.seconds)
-        act.proxy.flow()
+        proxy.flow()
 
 
 async def late_replies(act: Act, fault: Fault) -> None:
-    act.proxy.delay(0.05)
+    proxy = act.proxy_of(fault)
+    proxy.delay(0.05)
     await trio.sleep(fault.seconds)
-    act.proxy.delay(0)
+    proxy.delay(0)
 
 
 async def replies_in_pieces(act: Act, fault: Fault) -> None:
-    act.proxy.split(fault.size % 100 + 1)
+    proxy = act.proxy_of(fault)
+    proxy.split(fault.size % 100 + 1)
     await trio.sleep(fault.seconds)
-    act.proxy.split(65536)
+    proxy.split(65536)
 
 
 async def refuse_connections(act: Act, fault: Fault) -> None:
+    proxy = act.proxy_of(fault)
     async with act.darkness():
-        act.proxy.refuse()
-        act.proxy.cut()
+        proxy.refuse()
+        proxy.cut()
         await trio.sleep(fault.seconds)
-        act.proxy.accept()
+        proxy.accept()
 
 
 async def pause_server(act: Act, fault: Fault) -> None:
@@ -690,6 +699,12 @@ Act.carries_out = CARRY_OUT
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
+
+
+def major_version() -> int:
+    """Return that of the server that is started here."""
+    found = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    return int(found.partition("v=")[2].partition(".")[0])
 
 
 def processes() -> Iterator[int]:

@@ -39,11 +39,11 @@ from actorwork.failpoints import VARIABLE
 from actorwork.groups import leaves
 from actorwork.message import Envelope
 from actorwork.testing.proxy import FaultProxy, open_proxy
-from actorwork.testing.redis_server import RedisServer, find_redis_server, open_redis_server
+from actorwork.testing.redis_server import RedisServer, open_redis_server
 
 from . import chain
 from .effects import GUILTY, Audit, Effects, audit
-from .environment import ROOT, ChaosError, Member, children_of, processes, state_of
+from .environment import ROOT, ChaosError, Member, children_of, major_version, processes, state_of
 from .plan import CRASH_AT_REDIS
 
 WEIGHTS: Final[Mapping[str, int]] = {
@@ -459,11 +459,6 @@ def most_at_once(effects: Effects) -> int:
         now += change
         most = max(most, now)
     return most
-
-
-def major_version() -> int:
-    found = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
-    return int(found.partition("v=")[2].partition(".")[0])
 
 
 def end_by_force(member: Member) -> None:

@@ -1,4 +1,4 @@
-"""What acts have in common in which only nodes go wrong, while a client brings work.
+"""What acts have in common in which nodes go wrong, and on a cluster all else, while a client brings work.
 
 Faults of nodes go on until the client has brought its last work, and what is open then is brought to its end without
 them.
@@ -17,7 +17,7 @@ import trio
 from actorwork.errors import BrokerError
 from actorwork.testing.redis_server import open_redis_server
 
-from .environment import CARRY_OUT, Act, ChaosError
+from .environment import Act, ChaosError
 from .plan import faults
 
 BETWEEN: Final = 100
@@ -66,6 +66,14 @@ class NodesAct(Act):
                 await self._bring_work()
                 self.over.cancel()
             nursery.cancel_scope.cancel()
+        self._heal()
+
+    def _heal(self) -> None:
+        """Do nothing: the network works."""
+
+    async def _on_the_way(self) -> int:
+        """Count what is neither at its source yet nor delayed: nothing, except on a cluster."""
+        return 0
 
     async def _until_taken(self, send: Callable[[], Awaitable[object]]) -> None:
         """Send something, again and again while the broker refuses it for a moment: under its ids it is the same."""
@@ -95,6 +103,8 @@ class NodesAct(Act):
                 with trio.move_on_after(BETWEEN_AT_MOST):
                     while self.tally.ended < enough:  # noqa: ASYNC110 - no event says so
                         await trio.sleep(0.02)
+                if not self._is_possible(fault):
+                    continue
                 self.say(f"{self.name} {fault}")
                 self.counts[fault.name] += 1
-                under_way.start_soon(CARRY_OUT[fault.name], self, fault)
+                under_way.start_soon(self.carries_out[fault.name], self, fault)

@@ -46,22 +46,31 @@ WEIGHTS: Final[Mapping[str, int]] = {
     # where things are in a cluster
     "move a slot": 5,
     "fail over": 4,
+    # what its members say to each other
+    "part two primaries": 3,
+    "late gossip": 2,
+    "cut a primary off": 2,
 }
 
 PROCESSES: Final = frozenset(list(WEIGHTS)[:10])
 NODES: Final = frozenset(list(WEIGHTS)[:7])
 WIPES: Final = frozenset({"flush everything", "delete the source"})
-MOVES: Final = frozenset({"move a slot", "fail over"})
 NETWORK: Final = frozenset(list(WEIGHTS)[10:18])
+MEMBERS: Final = frozenset(list(WEIGHTS)[-5:])
+"""The faults that only a cluster has."""
+OF_CHAOS: Final = frozenset({"send poison", "kill a producer", "send many at once", "destroy the group"})
+"""The faults that concern the messages of `workers`."""
 KINDS: Final[Mapping[str, AbstractSet[str]]] = {
-    "kept": WEIGHTS.keys() - WIPES - MOVES,
-    "forgetful": WEIGHTS.keys() - MOVES,
+    "kept": WEIGHTS.keys() - WIPES - MEMBERS,
+    "forgetful": WEIGHTS.keys() - MEMBERS,
     "embedded": PROCESSES,
-    "cluster": WEIGHTS.keys() - NETWORK - WIPES,
+    "cluster": WEIGHTS.keys() - WIPES,
     "chords": NODES,
     "embedded chords": NODES,
+    "cluster chords": WEIGHTS.keys() - WIPES - OF_CHAOS,
     "entities": NODES,
     "embedded entities": NODES,
+    "cluster entities": WEIGHTS.keys() - WIPES - OF_CHAOS,
 }
 """The faults of each act."""
 
@@ -102,15 +111,15 @@ class Fault:
 def faults(seed: int, *, act: str) -> Iterator[Fault]:
     """Yield faults without end.
 
-    `act` is one of "kept" (the server forgets nothing), "forgetful", "embedded" (faults of processes only), "cluster"
-    (none of the network), or "chords", "entities" and these two at the embedded broker, which have nothing but faults
-    of nodes.
+    `act` is one of "kept" (the server forgets nothing), "forgetful", "embedded" (faults of processes only), "cluster",
+    or "chords" and "entities", which have nothing but faults of nodes at one server and at the embedded broker, and all
+    but wipes on a cluster.
     """
     dice = random.Random(f"{seed}/{act}")
     names = [name for name in WEIGHTS if name in KINDS[act]]
     weights = [WEIGHTS[name] for name in names]
     points = CRASH_EMBEDDED if act.startswith("embedded") else CRASH_AT_REDIS
-    if act == "cluster":
+    if act.startswith("cluster"):
         points = (*points, *CRASH_BETWEEN_SLOTS)
     if act.endswith("entities"):
         points = (*points, *CRASH_WITH_STATES)

@@ -14,9 +14,9 @@ from .plan import (
     CRASH_EMBEDDED,
     CRASH_WITH_STATES,
     KINDS,
-    MOVES,
-    NETWORK,
+    MEMBERS,
     NODES,
+    OF_CHAOS,
     PROCESSES,
     WEIGHTS,
     WIPES,
@@ -32,17 +32,19 @@ def test_a_seed_is_a_plan():
 def test_whatever_is_planned_can_be_carried_out_and_is_planned_some_day():
     planned = {act: {fault.name for fault in islice(faults(1, act=act), 5000)} for act in KINDS}
     assert planned == {
-        "kept": WEIGHTS.keys() - WIPES - MOVES,
-        "forgetful": WEIGHTS.keys() - MOVES,
+        "kept": WEIGHTS.keys() - WIPES - MEMBERS,
+        "forgetful": WEIGHTS.keys() - MEMBERS,
         "embedded": PROCESSES,
-        "cluster": WEIGHTS.keys() - NETWORK - WIPES,
+        "cluster": WEIGHTS.keys() - WIPES,
         "chords": NODES,
         "embedded chords": NODES,
+        "cluster chords": WEIGHTS.keys() - WIPES - OF_CHAOS,
         "entities": NODES,
         "embedded entities": NODES,
+        "cluster entities": WEIGHTS.keys() - WIPES - OF_CHAOS,
     }
     assert cluster_act.CARRY_OUT.keys() == WEIGHTS.keys()
-    assert CARRY_OUT.keys() == WEIGHTS.keys() - MOVES
+    assert CARRY_OUT.keys() == WEIGHTS.keys() - MEMBERS
 
 
 def test_each_crash_point_of_a_node_is_in_some_plan():
@@ -50,7 +52,8 @@ def test_each_crash_point_of_a_node_is_in_some_plan():
         return {fault.point.partition(":")[0] for fault in islice(faults(1, act=act), 500)}
 
     assert points("kept") == points("chords") == {*CRASH_AT_REDIS}
-    assert points("cluster") == {*CRASH_AT_REDIS, *CRASH_BETWEEN_SLOTS}
+    assert points("cluster") == points("cluster chords") == {*CRASH_AT_REDIS, *CRASH_BETWEEN_SLOTS}
+    assert points("cluster entities") == {*CRASH_AT_REDIS, *CRASH_BETWEEN_SLOTS, *CRASH_WITH_STATES}
     assert points("embedded") == points("embedded chords") == {*CRASH_EMBEDDED}
     assert points("entities") == {*CRASH_AT_REDIS, *CRASH_WITH_STATES}
     assert points("embedded entities") == {*CRASH_EMBEDDED, *CRASH_WITH_STATES}
