@@ -1089,6 +1089,19 @@ class Broker(Protocol):
 
 
 @runtime_checkable
+class HasServers(Protocol):
+    """A broker of several servers: some may be away while the others go on. Any other broker counts as one."""
+
+    def servers_of(self, source: str) -> frozenset[object]:
+        """Return what serves a source, as far as that is known. Sources without a server in common fail apart."""
+        ...
+
+    def servers(self) -> tuple[int, int]:
+        """Return how many servers there are, and how many of them have no connection. Any thread may ask."""
+        ...
+
+
+@runtime_checkable
 class DescribesServer(Protocol):
     """A broker that can say what it is."""
 

@@ -13,13 +13,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
 from typing import Any, ClassVar, Final
 
+import attrs
+
 from actorwork.asynchronous.redis import LOST, AsyncioRedis
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place
 from actorwork.streams.transport.redis_py import ConnectionError, RedisError  # noqa: A004
-from actorwork.streams.transport.routing import SubscribedRouting, address_at, pause_before
+from actorwork.streams.transport.routing import ANSWERS_WITHIN, SubscribedRouting, address_at, pause_before
 
 _chance: Final = SystemRandom()
 _LOOK_EVERY: Final = (10.0, 20.0)
@@ -109,6 +111,13 @@ class AsyncioCluster(SubscribedRouting):
     async def _all(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         await asyncio.gather(*(job() for job in jobs))
 
+    async def _in_time(self, job: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        try:
+            await asyncio.wait_for(job(), ANSWERS_WITHIN)
+        except TimeoutError:
+            return False
+        return True
+
     async def _at_home(self, channel: bytes, *, is_wanted: bool) -> None:
         while True:
             await self._wait_layout()
@@ -162,12 +171,18 @@ class AsyncioCluster(SubscribedRouting):
         for place in layout.primaries:
             if place not in self._primaries:
                 address = address_at(self.address, place)
-                client = self._primaries[place] = _Primary(address, self._on_push, self._on_back, self._emit)
+                client = self._primaries[place] = _Primary(address, self._on_push, self._on_back, self._tell)
                 client.start()
         if self._home not in self._primaries:
             self._home = layout.primaries[0]
             for channel in self._channels:
                 self._begin(self._subscribe_again(channel))
+
+    def _tell(self, event: BrokerLost | BrokerBack) -> None:
+        """Report what happens to the connection of one primary, with how many are away."""
+        others = [one for one in self._primaries.values() if one.address.url != event.broker]
+        away = sum(not one.is_connected for one in others) + isinstance(event, BrokerLost)
+        self._emit(attrs.evolve(event, away=away, servers=len(others) + 1))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -207,7 +207,7 @@ class AsyncioRedis(CommonCommands):
 
     async def _pause(self, failures: int, lost: str) -> None:
         seconds = _chance.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.01 * 2 ** min(failures, 10))
-        self._emit(BrokerLost(lost, seconds))
+        self._emit(BrokerLost(lost, seconds, self.address.url))
         await asyncio.sleep(seconds)
 
     async def aclose(self) -> None:

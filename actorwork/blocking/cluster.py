@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, Final
 
+import attrs
+
 from actorwork.blocking.driver import Deadlines
 from actorwork.blocking.redis import LOST, BlockingConnection, BlockingRedis
 from actorwork.clients.driver import OutOfTime
@@ -103,6 +105,10 @@ class BlockingCluster(Routing):
         for job in jobs:
             await job()
 
+    async def _in_time(self, job: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        await job()  # The client of a primary has a short patience of its own.
+        return True
+
     async def _is_tried_again(self, error: Exception, place: Place) -> bool:
         if isinstance(error, MayHaveExecuted):
             return False
@@ -163,7 +169,7 @@ class BlockingCluster(Routing):
             kept = old.get(place)
             if kept is None:
                 address = address_at(self.address, place)
-                kept = _Primary(address, self.deadlines, min(self._patience, _PATIENCE), self._emit)
+                kept = _Primary(address, self.deadlines, min(self._patience, _PATIENCE), self._tell)
             new[place] = kept
         self._primaries = self._carriers = new
         self._layout = layout
@@ -173,6 +179,12 @@ class BlockingCluster(Routing):
             if place not in new:
                 self._ended += one.generation
                 one.close()
+
+    def _tell(self, event: BrokerLost | BrokerBack) -> None:
+        """Report what happens to the connections to one primary, with how many are away."""
+        others = [one for one in self._primaries.values() if one.address.url != event.broker]
+        away = sum(one.is_lost for one in others) + isinstance(event, BrokerLost)
+        self._emit(attrs.evolve(event, away=away, servers=len(others) + 1))
 
     def _look_now(self) -> None:
         self._is_stale = True

@@ -116,6 +116,8 @@ class BlockingRedis(CommonCommands):
         self._idle: list[BlockingConnection] = []
         self._lock = threading.Lock()
         self._is_closed = False
+        self._is_lost = False
+        """It has been reported that the server cannot be reached, and not yet that it can."""
         _clients.add(self)
 
     def __repr__(self) -> str:
@@ -124,6 +126,11 @@ class BlockingRedis(CommonCommands):
     @property
     def is_closed(self) -> bool:
         return self._is_closed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the server could not be reached the last time that a connection was opened."""
+        return self._is_lost
 
     # ---- commands ----
 
@@ -205,12 +212,14 @@ class BlockingRedis(CommonCommands):
                     raise BrokerError(f"{error}; gave up after {self._patience:g} s", may_pass=True) from error
                 lost = str(error)
             else:
-                if failures:
+                if self._is_lost:
+                    self._is_lost = False
                     self._emit(BrokerBack(self.address.url))
                 with self._lock:
                     self.generation += 1
                 return connection
             failures += 1
+            self._is_lost = True
             # Reported here only: an idle connection that the server has closed is replaced without a word.
             self._pause(failures, lost)
 
@@ -242,7 +251,7 @@ class BlockingRedis(CommonCommands):
         # Called outside `except`: an interrupt here is shown without the error that caused the pause.
         seconds = _chance.uniform(0.5, 1) * min(1.0, 0.01 * 2 ** min(failures, 10))
         if lost is not None:
-            self._emit(BrokerLost(lost, seconds))
+            self._emit(BrokerLost(lost, seconds, self.address.url))
         left = self.deadlines.left()
         time.sleep(min(seconds, left))
         if seconds >= left:

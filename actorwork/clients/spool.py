@@ -16,16 +16,18 @@ The promises:
   source is not a stream) is set aside, reported, and listed by `actorwork spool ls`; the messages behind it proceed.
 
 The broker counts as down when it has not accepted a message within `patience` seconds, or answers that it cannot at the
-moment; from then on messages go straight to the file, until a replay has succeeded.
+moment; from then on messages go straight to the file, until a replay has succeeded. Of a broker of several servers,
+each counts by itself: while a primary of a cluster is away, what is for the others goes there, also from the file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence, Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -34,7 +36,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 import attrs
 import trio
 
-from actorwork.abc import Broker, EventSink, Meter
+from actorwork.abc import Broker, EventSink, HasServers, Meter
 from actorwork.brokers import state_directory
 from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.spooled import SpooledMessages, SpoolTicket
@@ -42,6 +44,7 @@ from actorwork.durations import as_seconds
 from actorwork.errors import BrokerError, SettingsError, SpoolError, SpoolFull
 from actorwork.events import BrokerTrouble
 from actorwork.message import Envelope
+from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.policy.bounds import FINITE, one_of, seconds, whole
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ LINGER: Final = 1.0
 """Seconds for which a client that closes continues to replay, as long as the broker accepts the messages."""
 
 
+_NOT_OPEN: Final = frozenset[object]({"not open"})
+_THE_ONE: Final = frozenset[object]({"the one"})
 _REFUSALS: Final = (BrokerError, TypeError, ValueError)
 """The errors with which a broker refuses a message: the latter two if it cannot encode it."""
 
@@ -119,6 +124,36 @@ def file_for(spool: Spool, place: str) -> Path:
     return state_directory() / f"spool-{name}.sqlite3"
 
 
+class Outages:
+    """Which servers of a broker count as down, by what they have accepted."""
+
+    def __init__(self, lazy: LazyBroker) -> None:
+        self._lazy = lazy
+        self._down: set[object] = set()
+
+    def __repr__(self) -> str:
+        return f"<Outages of {len(self._down)} servers>"
+
+    def servers_of(self, sources: Iterable[str]) -> frozenset[object]:
+        """Return the servers that messages of some sources are for; one that stands for all before it is open."""
+        broker = self._lazy.broker
+        if broker is None:
+            return _NOT_OPEN
+        if not isinstance(broker, HasServers):
+            return _THE_ONE
+        return frozenset[object]().union(*map(broker.servers_of, sources))
+
+    def are_down(self, sources: Iterable[str]) -> bool:
+        """Return whether a message to one of some sources would find its server down."""
+        return bool(self._down) and not self._down.isdisjoint(self.servers_of(sources))
+
+    def begin(self, servers: AbstractSet[object]) -> None:
+        self._down |= servers
+
+    def end(self, servers: AbstractSet[object]) -> None:
+        self._down -= servers
+
+
 class Spooler:
     """Sends through the spool; made by `open_spooler`, for any number of tasks."""
 
@@ -136,15 +171,19 @@ class Spooler:
         self._emit = emit
         self._meter = meter
         self._is_always = spool.mode == "always"
-        self._is_down = False
+        self._outages = Outages(lazy)
         self._wake = trio.Event()
         self._troubled_until = 0.0
-        self._hold = HOLD
+        self._replaying: dict[frozenset[object], AbstractSet[str]] = {}
+        """The sources of which messages are being replayed, by the servers that these are for."""
+        self._holds: dict[frozenset[object], float] = {}
+        """For how long servers are waited for next, if they took nothing the last time."""
+        self._claim_at = -math.inf
         self.spooled = 0
         self.replayed = 0
 
     def __repr__(self) -> str:
-        return f"<Spooler at {self.path}, {self._messages.status.messages} messages{', down' if self._is_down else ''}>"
+        return f"<Spooler at {self.path}, {self._messages.status.messages} messages, {self._outages!r}>"
 
     @property
     def path(self) -> Path:
@@ -194,8 +233,9 @@ class Spooler:
             some = envelopes[first : first + BATCH]
             began = trio.current_time()
             is_sent = False
-            if self._may_go_direct({envelope.source for envelope in some}):
-                is_sent, count = await self._try_now(partial(_publish, some))
+            sources = {envelope.source for envelope in some}
+            if self._may_go_direct(sources):
+                is_sent, count = await self._try_now(sources, partial(_publish, some))
                 new += count or 0
             if is_sent:
                 self._count(some, "sent", began)
@@ -217,7 +257,7 @@ class Spooler:
         """
         began = trio.current_time()
         if self._may_go_direct({envelope.source}):
-            _, kept = await self._try_now(lambda broker: broker.publish_unique(envelope))
+            _, kept = await self._try_now({envelope.source}, lambda broker: broker.publish_unique(envelope))
             if kept is not None:
                 self._count((envelope,), "sent" if kept == envelope.id else "duplicate", began)
                 return kept
@@ -228,9 +268,9 @@ class Spooler:
         if self._is_always or not sources.isdisjoint(self._messages.behind):
             return False
         # The first successful replay shows that the broker is back; with nothing to replay, a new message has to try.
-        return not self._is_down or not self._messages.status.waiting
+        return not self._messages.status.waiting or not self._outages.are_down(sources)
 
-    async def _try_now(self, send: Callable[[Broker], Awaitable[T]]) -> tuple[bool, T | None]:
+    async def _try_now(self, sources: set[str], send: Callable[[Broker], Awaitable[T]]) -> tuple[bool, T | None]:
         """Try to send, for at most `patience` seconds; return whether it succeeded, and the result."""
         try:
             with trio.move_on_after(self._spool.patience):
@@ -239,7 +279,7 @@ class Spooler:
             if not error.may_pass:
                 raise
             self._complain("publishing", error, "the message waits in the spool")
-        self._is_down = True
+        self._outages.begin(self._outages.servers_of(sources))
         return False, None
 
     async def wait_turn(self, source: str) -> None:
@@ -254,7 +294,8 @@ class Spooler:
 
         now, began = time.time(), trio.current_time()
         ticket = SpoolTicket([row_of(envelope, now) for envelope in envelopes])
-        self._messages.behind.update(envelope.source for envelope in envelopes)
+        sources = {envelope.source for envelope in envelopes}
+        self._messages.behind.update(sources)
         until = trio.current_time() + self._spool.patience
         while True:
             moved = self._messages.moved
@@ -266,7 +307,7 @@ class Spooler:
                 return
             if (
                 ticket.error is not None
-                or self._is_down
+                or self._outages.are_down(sources)
                 or trio.current_time() >= until
                 or not self._messages.status.waiting
             ):
@@ -303,53 +344,101 @@ class Spooler:
 
     async def run(self) -> None:
         """Replay, for as long as the client is open."""
-        while True:
-            try:
-                await self._turn()
-            except SpoolError as error:
-                # Every `tell` meets the same error and raises it. Messages in the file stay there.
-                self._complain("replaying the spool", error, f"again in {PAUSE:g} s")
-                await trio.sleep(PAUSE)
+        async with open_unwrapping_nursery() as replays:
+            while True:
+                try:
+                    await self._turn(replays)
+                except SpoolError as error:
+                    await self._stand_back(error)
 
-    async def _turn(self) -> None:
+    async def _stand_back(self, error: SpoolError) -> None:
+        # Every `tell` meets the same error and raises it. Messages in the file stay there.
+        self._complain("replaying the spool", error, f"again in {PAUSE:g} s")
+        await trio.sleep(PAUSE)
+
+    async def _turn(self, replays: trio.Nursery) -> None:
         if not self._messages.status.waiting:
-            self._messages.unclaim()
-            self._wake = trio.Event()
-            with trio.move_on_after(LOOK_EVERY):
-                await self._wake.wait()
-            await self._messages.look()
-        elif not await self._messages.claim():
+            if not self._replaying:
+                self._messages.unclaim()
+            await self._wait_news()
+        elif trio.current_time() < self._claim_at or not await self._messages.claim():
             await trio.sleep(CLAIM_AGAIN)
             await self._messages.look()
         else:
-            await self._replay_some()
+            self._wake = trio.Event()
+            groups = await self._groups()
+            for servers, some in groups.items():
+                self._replaying[servers] = {one.source for one in some}
+                replays.start_soon(self._replay_group, servers, some)
+            if not groups:
+                await self._wait_news(self._wake)
 
-    async def _replay_some(self) -> None:
-        some = await self._messages.first(BATCH, BATCH_BYTES)
-        if not some:
-            await self._messages.look()
-            return
+    async def _wait_news(self, wake: trio.Event | None = None) -> None:
+        """Wait until there is more to replay, or something was replayed; look at the file now and then."""
+        if wake is None:
+            wake = self._wake = trio.Event()
+        with trio.move_on_after(LOOK_EVERY):
+            await wake.wait()
+        await self._messages.look()
+
+    async def _groups(self) -> Mapping[frozenset[object], Sequence[Spooled]]:
+        """Return the oldest messages, those that are for the same servers together; none for servers at which others
+        are being replayed.
+        """
+        busy = set[object]().union(*self._replaying)
+        under_way = set[str]().union(*self._replaying.values())
+
+        def is_held(source: str) -> bool:
+            return source in under_way or not busy.isdisjoint(self._outages.servers_of((source,)))
+
+        wanted = [source for source in self._messages.behind if not is_held(source)] if busy else None
+        groups: dict[frozenset[object], list[Spooled]] = {}
+        if wanted == []:
+            return groups
+        for one in await self._messages.first(BATCH, BATCH_BYTES, wanted):
+            servers = self._outages.servers_of((one.source,))
+            if servers in groups:
+                groups[servers].append(one)
+            elif not is_held(one.source):  # Another process may have added its source meanwhile.
+                groups[servers] = [one]
+                busy |= servers
+        return groups
+
+    async def _replay_group(self, servers: frozenset[object], some: Sequence[Spooled]) -> None:
+        try:
+            await self._replay_some(servers, some)
+        except SpoolError as error:
+            await self._stand_back(error)
+        finally:
+            del self._replaying[servers]
+            self._wake.set()
+
+    async def _replay_some(self, servers: frozenset[object], some: Sequence[Spooled]) -> None:
         is_refused = False
-        with trio.move_on_after(self._hold) as held:
+        hold = self._holds.get(servers, HOLD)
+        with trio.move_on_after(hold) as held:
             try:
                 await self._replay(some)
             except _REFUSALS as error:
                 is_refused = True
                 if may_pass(error):
-                    self._is_down = True
+                    self._outages.begin(servers)
                     self._complain("replaying the spool", error, f"again in {PAUSE:g} s")
                     await trio.sleep(PAUSE)
                     return
-        self._hold = min(LONGEST_HOLD, 2 * self._hold) if held.cancelled_caught else HOLD
         if held.cancelled_caught:
-            self._is_down = True
-            # Another process may have a connection that works.
-            self._messages.unclaim()
-            await trio.sleep(CLAIM_AGAIN)
-        elif is_refused:
+            self._holds[servers] = min(LONGEST_HOLD, 2 * hold)
+            self._outages.begin(servers)
+            if len(self._replaying) == 1:
+                # Another process may have a connection that works.
+                self._messages.unclaim()
+                self._claim_at = trio.current_time() + CLAIM_AGAIN
+            return
+        self._holds.pop(servers, None)
+        if is_refused:
             await self._sort_out(some)
         else:
-            self._is_down = False
+            self._outages.end(servers)
             await self._take_out(some)
 
     async def _replay(self, some: Sequence[Spooled]) -> None:
@@ -387,7 +476,8 @@ class Spooler:
 
     async def linger(self) -> None:
         """Continue for a moment when the client closes, if the broker accepts messages."""
-        if not self._is_down and self._lazy.broker is not None:
+        is_away = all(self._outages.are_down((source,)) for source in self._messages.behind)
+        if not is_away and self._lazy.broker is not None:
             with trio.move_on_after(LINGER):
                 await self.wait_replayed()
 

@@ -6,7 +6,7 @@ commit. The state of other processes' messages is that of the last look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -125,8 +125,8 @@ class SpooledMessages:
     def unclaim(self) -> None:
         self._file.unclaim()
 
-    async def first(self, limit: int, size: int) -> Sequence[Spooled]:
-        return await self._in_file(lambda: self._file.first(limit, size))
+    async def first(self, limit: int, size: int, sources: Iterable[str] | None) -> Sequence[Spooled]:
+        return await self._in_file(lambda: self._file.first(limit, size, sources))
 
     async def set_aside(self, one: Spooled, reason: str) -> None:
         await self._in_file(lambda: self._file.set_aside(one.seq, reason))

@@ -214,11 +214,16 @@ class SpoolFile:
             os.close(self._claim)
             self._claim = None
 
-    def first(self, limit: int, size: int) -> list[Spooled]:
-        """Return messages that wait, the oldest first, within a number of messages and about a number of bytes."""
+    def first(self, limit: int, size: int, sources: Iterable[str] | None = None) -> list[Spooled]:
+        """Return messages that wait, the oldest first, within a number of messages and about a number of bytes; of
+        some sources, or of all.
+        """
         found: list[Spooled] = []
+        which, values = "", (limit,)
+        if sources is not None:
+            which, values = "and source in (select value from json_each(?))", (json.dumps(list(sources)), limit)
         with self._explaining():
-            for row in self._execute(f"{_READ} where refused is null order by seq limit ?", (limit,)):
+            for row in self._execute(f"{_READ} where refused is null {which} order by seq limit ?", values):
                 found.append(Spooled(*row))
                 size -= len(found[-1].data)
                 if size <= 0:

@@ -40,10 +40,17 @@ class MonitorStarted(BaseEvent):
 
 @attrs.frozen(eq=False, repr=False)
 class BrokerLost(BaseEvent):
-    """There is no connection to the broker; the node tries again in `retry_in` seconds."""
+    """There is no connection to the broker; the node tries again in `retry_in` seconds.
+
+    A cluster has several `servers`, of which `broker` is the URL of one and this many are `away`: what is there waits,
+    and what is at the others goes on.
+    """
 
     error: str
     retry_in: float
+    broker: str = ""
+    away: int = 1
+    servers: int = 1
 
 
 @attrs.frozen(eq=False, repr=False)

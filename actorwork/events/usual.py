@@ -63,9 +63,11 @@ class LeaseLost(BaseEvent):
 
 @attrs.frozen(eq=False, repr=False)
 class BrokerBack(BaseEvent):
-    """The node is connected to the broker (again)."""
+    """The node is connected to the broker (again); of the `servers` of a cluster, this many are `away`."""
 
     broker: str
+    away: int = 0
+    servers: int = 1
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actorwork import events
-from actorwork.abc import meter_of
+from actorwork.abc import HasServers, meter_of
 from actorwork.brokers import open_broker
 from actorwork.errors import ActorStopped, BrokerError, MaxRestartsExceeded, NotRunning, Shutdown
 from actorwork.groups import is_cancellation, leaves, only_leaf
@@ -102,6 +102,11 @@ class Engine:
         if self._broker is None:
             raise ActorStopped("the system has not started, or has ended")
         return self._broker
+
+    def servers(self) -> tuple[int, int]:
+        """Return how many servers the broker has, and how many of them are away. Any thread may ask."""
+        broker = self._broker
+        return broker.servers() if isinstance(broker, HasServers) else (1, 0)
 
     @property
     def is_ending(self) -> bool:

@@ -80,6 +80,7 @@ def facts_of(engine: Engine, beat: Heartbeat) -> health.Facts:
     node, shutdown = engine.node, engine.shutdown
     # The lease is given up once nothing is in flight any more, while `shutdown()` of the actors may take its time.
     lease = None if node is None or shutdown.is_drained else _harmless(node.lease_state())
+    servers, away = engine.servers()
     return health.Facts(
         node="" if node is None else node.incarnation,
         has_started=engine.has_started,
@@ -87,6 +88,8 @@ def facts_of(engine: Engine, beat: Heartbeat) -> health.Facts:
         where=one_line(beat.where()) if blocked > EVERY else "",
         lease=lease,
         stopping=one_line(shutdown.reason) if shutdown.has_begun else None,
+        servers=servers,
+        away=away,
     )
 
 

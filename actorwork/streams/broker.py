@@ -74,9 +74,9 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
 
     def on_event(event: ConnectionEvent) -> None:
         if isinstance(event, ConnectionLost):
-            emit(events.BrokerLost(str(event.error), event.retry_in))
+            emit(events.BrokerLost(str(event.error), event.retry_in, event.url, event.away, event.servers))
             return
-        emit(events.BrokerBack(event.url))
+        emit(events.BrokerBack(event.url, event.away, event.servers))
         for node in nodes:
             node.check_lease()
         for place in replies.values():
@@ -174,6 +174,14 @@ class RedisBroker(RedisSending, Broker):
         if "valkey_version" in facts:
             return "valkey", facts["valkey_version"]
         return "redis", facts.get("redis_version", "")
+
+    def servers(self) -> tuple[int, int]:
+        """Return how many servers there are, and how many of them have no connection. Any thread may ask."""
+        return self._client.servers()
+
+    def servers_of(self, source: str) -> frozenset[object]:
+        """Return the primaries that have the shards of a source, or the one server there is."""
+        return frozenset(self._client.server_of(name) for name in self.layouts.names(source))
 
     def statistics(self) -> dict[str, int]:
         statistics = self._client.statistics()

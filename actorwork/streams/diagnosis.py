@@ -20,7 +20,7 @@ from actorwork.streams.script_limits import examine_scripts, settings_are_elsewh
 from actorwork.streams.shards import layouts_now
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import NoPermissionError, RedisError
+from actorwork.streams.transport.redis_py import ConnectionError, NoPermissionError, RedisError  # noqa: A004
 
 OLDEST: Final = (6, 2)
 _SKEW: Final = 1.0
@@ -179,7 +179,11 @@ async def look(client: Commands, address: Address) -> Sequence[Finding]:
     each = await facts_of_each(client)
     facts = each[0]
     findings += _of_each(each, address)
+    if any(isinstance(one, ConnectionError) for one in each):
+        return findings  # What follows asks all primaries, and would wait for those that are away.
     findings += await settings_are_elsewhere(client)
+    if address.cluster is not None:
+        findings += await _coverage(client)
     findings.append(await _clock(client))
     findings += await _permissions(client, facts)
     findings += await examine_scripts(client, each, is_cluster=address.cluster is not None)
@@ -213,11 +217,15 @@ async def facts_of(client: Commands) -> Mapping[str, str] | RedisError:
 async def facts_of_each(client: Commands) -> Sequence[Mapping[str, str] | RedisError]:
     """Return the same of each primary of a cluster; of a single server, one."""
     try:
-        texts: Sequence[bytes] = await client.call_each("INFO")
+        replies: Sequence[bytes | RedisError] = await client.call_each("INFO")
     except RedisError as error:
         return [error]
-    each = [text.decode(errors="replace").splitlines() for text in texts]
-    return [dict(line.split(":", 1) for line in lines if ":" in line) for lines in each]
+    return [reply if isinstance(reply, RedisError) else _facts_in(reply) for reply in replies]
+
+
+def _facts_in(text: bytes) -> Mapping[str, str]:
+    lines = text.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 def _of_each(each: Sequence[Mapping[str, str] | RedisError], address: Address) -> Sequence[Finding]:
@@ -247,8 +255,25 @@ def _moving(facts: Mapping[str, str] | RedisError, address: Address) -> Sequence
     return [Finding("cluster", "ok", "it is a member of a cluster")]
 
 
+async def _coverage(client: Commands) -> Sequence[Finding]:
+    """Judge what the members of a cluster do while one of them is away."""
+    name = "cluster-require-full-coverage"
+    try:
+        replies: Sequence[Any] = await client.call_each("CONFIG", "GET", name)
+    except RedisError:
+        return ()  # That CONFIG is refused is said elsewhere.
+    if {name.encode(): b"yes"} not in replies:
+        return ()
+    text = f"{name} is yes: while a primary is dead and has no successor, all others refuse everything, too"
+    advice = f"CONFIG SET {name} no, and the same in redis.conf of every member: then the others go on"
+    return [Finding("coverage", "warning", text, advice)]
+
+
 def memory_and_durability(facts: Mapping[str, str] | RedisError) -> Sequence[Finding]:
     """Judge the reply of INFO: version, eviction, append-only file."""
+    if isinstance(facts, ConnectionError):
+        text = f"a primary of the cluster is away ({facts}): its sources wait, and those of the others go on"
+        return [Finding("server", "warning", text, "start it, or make its replica the primary: CLUSTER FAILOVER FORCE")]
     if isinstance(facts, RedisError):
         text = f"INFO is refused ({facts}): version, eviction and durability are not known"
         return [Finding("server", "warning", text, "allow INFO for this user, or look there yourself")]

@@ -5,8 +5,9 @@ lease is in a slot of its own. It need not, since a lease that is lost stays los
 reclaimer first asks which nodes own entries, then for their leases, wherever these are, and passes the names of the
 dead nodes to the script. That still takes an entry only from an owner that has it.
 
-If the leases cannot be looked at within a second, since their primary is away, no node is taken for dead: due messages
-enter, and released ones are taken over, all the same.
+A node whose lease cannot be looked at, since the primary that has it is away, is not taken for dead; others are, by
+leases at other primaries. If a primary does not answer that has not been found to be away yet, none is taken for dead.
+Due messages enter, and released ones are taken over, all the same.
 
 On the way it checks whether the outbox of a source holds messages that a node has left there, and whether a node has
 died while it held deliveries for a batch over several slots: whether those are settled is decided then (joint.py).
@@ -72,14 +73,16 @@ class Survey:
         streams: Sequence[str],
         undecided: dict[str, set[bytes]],
     ) -> bytes | str | None:
-        commands: list[tuple[str, ...]] = [("EXISTS", keys.lease(incarnation))]
-        commands += [("XLEN", keys.outbox(source)) for source in sources]
+        commands: list[tuple[str, ...]] = [("XLEN", keys.outbox(source)) for source in sources]
         commands += [("HVALS", keys.held(source, group)) for source in sources]
         commands += [("XPENDING", stream, group) for stream in streams]
         if _chance.random() < _IDLE_TOO:
             commands += [("XINFO", "CONSUMERS", stream, group) for stream in streams]
-        is_held, *found = await self._client.call_many(commands, idempotent=True)
-        if is_held == 0:
+        is_known = self._client.reaches(keys.lease(incarnation))
+        if is_known:
+            commands.append(("EXISTS", keys.lease(incarnation)))
+        found = await self._client.call_many(commands, idempotent=True)
+        if is_known and found.pop() == 0:
             return None
         for source, waiting in zip(sources, found, strict=False):
             if isinstance(waiting, int) and waiting > 0:
@@ -91,10 +94,11 @@ class Survey:
         names = {name for reply in found[2 * len(sources) :] for name in _consumers(reply)}
         names.update(*held)
         others = sorted(names - {incarnation.encode(), RELEASED.encode()})
+        asked = [name for name in others if self._client.reaches(keys.LEASES.encode() + name)]
         leases = await self._client.call_many(
-            [("EXISTS", keys.LEASES.encode() + name) for name in others], idempotent=True
+            [("EXISTS", keys.LEASES.encode() + name) for name in asked], idempotent=True
         )
-        dead = [name for name, lease in zip(others, leases, strict=True) if lease == 0 and b"\n" not in name]
+        dead = [name for name, lease in zip(asked, leases, strict=True) if lease == 0 and b"\n" not in name]
         for source, by_node in zip(sources, held, strict=True):
             if batches := set[bytes]().union(*(by_node[name] for name in dead if name in by_node)):
                 undecided[source] = batches

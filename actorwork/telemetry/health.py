@@ -5,8 +5,10 @@
     started   all actors have started, and the node reads
 
 A node whose broker is away cannot renew its lease, and stays live: to restart it would mend nothing, and would end
-what it is handling. It is not ready then. A lease that is not renewed although nothing says why is another matter: what
-should renew it is gone.
+what it is handling. It is not ready then. Of a cluster, only the primary may be away that has the lease: such a node
+works for the sources at the others, and is ready until its lease runs out. By then the cluster has replaced a primary
+that it can replace. A lease that is not renewed although nothing says why is another matter: what should renew it is
+gone.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Facts(Value):
 
     `blocked` is for how many seconds its loop has not turned, 0 while it does, and `where` is the code that blocks it.
     `lease` is None before the node has one, and once it has nothing in flight any more because it stops. `stopping` is
-    the reason of the shutdown, None before it has begun.
+    the reason of the shutdown, None before it has begun. Of the `servers` of its broker, `away` have no connection.
     """
 
     node: str
@@ -40,6 +42,8 @@ class Facts(Value):
     where: str = ""
     lease: LeaseState | None = None
     stopping: str | None = None
+    servers: int = 1
+    away: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -67,6 +71,7 @@ class Verdict(Value):
             "lease": None
             if lease is None or math.isinf(lease.left)
             else {"left_seconds": round(lease.left, 3), "trouble": lease.trouble},
+            "broker": {"servers": facts.servers, "away": facts.away},
         }
 
 
@@ -89,7 +94,13 @@ def ready(facts: Facts, hang_timeout: float) -> Verdict:
     if facts.blocked > min(READY_WITHIN, hang_timeout):
         problems.append(_blocked(facts))
     lease = facts.lease
-    if lease is not None and lease.trouble:
+    if lease is not None and lease.trouble and facts.away < facts.servers and facts.servers > 1:
+        if lease.left < 0:
+            problems.append(
+                f"the lease ran out {-lease.left:.1f} s ago, and the server that has it cannot be reached: "
+                f"{lease.trouble}"
+            )
+    elif lease is not None and lease.trouble:
         problems.append(f"the broker cannot be reached: {lease.trouble}")
     elif lease is not None and lease.left < 0:
         problems.append(f"the lease ran out {-lease.left:.1f} s ago")

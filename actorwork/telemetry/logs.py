@@ -141,8 +141,8 @@ class LogSink:
         self._clock = clock
         self._broker = ""
         """The URL of the node's broker, for commands that a line recommends."""
-        self._remind_at = -math.inf
-        """When the next `BrokerLost` is a warning again."""
+        self._remind_at: dict[str, float] = {}
+        """When the next `BrokerLost` about a server is a warning again."""
 
     def __call__(self, event: events.Event) -> None:
         # The most frequent event leaves first: this is called for every message.
@@ -191,12 +191,14 @@ class LogSink:
                 return is_repeated
             case events.ActorStarted(actor_id=actor_id, title=title):
                 self._titles[actor_id] = title
-            case events.BrokerBack():
-                self._remind_at = -math.inf
-            case events.BrokerLost() if self._clock() < self._remind_at:
+            case events.BrokerBack(away=0):
+                self._remind_at.clear()
+            case events.BrokerBack(broker=server):
+                self._remind_at.pop(server, None)
+            case events.BrokerLost(broker=server) if self._clock() < self._remind_at.get(server, -math.inf):
                 return True
-            case events.BrokerLost():
-                self._remind_at = self._clock() + _REMIND_EVERY
+            case events.BrokerLost(broker=server):
+                self._remind_at[server] = self._clock() + _REMIND_EVERY
             case _:
                 pass
         return False

@@ -88,6 +88,15 @@ def sentence_of(event: events.Event, broker: str = "") -> Sentence:
             return Sentence(logging.INFO, "the node stopped cleanly in %s", (span(seconds),))
         case events.MonitorStarted(url=url, paths=paths):
             return Sentence(logging.INFO, "the monitor listens at %s and serves %s", (url, ", ".join(paths)))
+        case events.BrokerLost(error=error, retry_in=retry_in, broker=server, away=away, servers=servers) if (
+            away < servers
+        ):
+            text = (
+                "no connection to %s, one of the %d servers of the broker (%s): what is there waits, and %s on; trying "
+                "again in %s"
+            )
+            others = "the other one goes" if servers - away == 1 else f"{servers - away} others go"
+            return Sentence(logging.WARNING, text, (server, servers, error, others, span(retry_in)), {"error": error})
         case events.BrokerLost(error=error, retry_in=retry_in):
             text = "no connection to the broker (%s): trying again in %s"
             return Sentence(logging.WARNING, text, (error, span(retry_in)), {"error": error})

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -213,6 +214,79 @@ async def test_new_messages_of_a_source_go_behind_those_that_wait_and_others_do_
         await client.wait_replayed()
     assert broker.texts("orders") == ["1", "2"]
     assert broker.texts("returns") == ["8", "9"]
+
+
+class ManyServers(Broker):
+    """A broker with a server for each source: each can be away by itself."""
+
+    def __init__(self, *away: str) -> None:
+        super().__init__()
+        self.away = set(away)
+        self.changed = trio.Event()
+
+    def servers_of(self, source: str) -> frozenset[object]:
+        return frozenset({source})
+
+    def servers(self) -> tuple[int, int]:
+        return 10, len(self.away)
+
+    def bring_back(self, source: str) -> None:
+        self.away.discard(source)
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> int:
+        # As on a cluster, all servers are asked at the same time, and the call waits for the last one.
+        self.keep([one for one in envelopes if one.source not in self.away])
+        while any(one.source in self.away for one in envelopes):
+            await self.changed.wait()
+        return await super().publish(envelopes)
+
+
+async def test_while_one_server_is_away_what_is_for_others_goes_straight_to_them(spool: Spool):
+    broker = ManyServers("orders")
+    async with within(), open_client(broker, spool=spool) as client:
+        await publish(client, "1")
+        await publish(client, "7", "8", source="returns")
+        assert (client.statistics()["spooled"], broker.texts()) == (1, ["7", "8"])
+        broker.bring_back("orders")
+        await client.wait_replayed()
+    assert broker.texts("orders") == ["1"]
+
+
+async def test_what_waits_for_one_server_holds_up_nothing_that_waits_for_others(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(spooling, "BATCH", 2)
+    broker = ManyServers("orders", "bills")
+    async with within(), open_client(broker, spool=attrs.evolve(spool, mode="always")) as client:
+        await publish(client, *"12345")
+        await publish(client, *"6", source="bills")
+        await publish(client, *"789", source="returns")
+        while broker.texts() != ["7", "8", "9"]:  # noqa: ASYNC110 - no event says so
+            await trio.sleep(0.01)
+        broker.bring_back("bills")
+        while broker.texts("bills") != ["6"]:  # noqa: ASYNC110 - as above
+            await trio.sleep(0.01)
+        assert broker.texts("orders") == []
+        broker.bring_back("orders")
+        await client.wait_replayed()
+    assert broker.texts("orders") == list("12345")
+
+
+async def test_a_server_that_is_back_takes_messages_straight_again(spool: Spool):
+    broker = ManyServers("orders", "bills")
+    async with within(), open_client(broker, spool=spool) as client:
+        await publish(client, "1")
+        await publish(client, "6", source="bills")
+        broker.bring_back("orders")
+        while broker.texts("orders") != ["1"] or depth(client) > 1:  # noqa: ASYNC110 - as above
+            await trio.sleep(0.01)
+        await publish(client, "2")
+        assert client.statistics()["spooled"] == 2
+        broker.bring_back("bills")
+        await client.wait_replayed()
+    assert broker.texts("orders") == ["1", "2"]
 
 
 async def test_a_broker_that_cannot_at_the_moment_counts_as_down(spool: Spool):

@@ -47,6 +47,17 @@ def answers(facts: Facts) -> dict[str, tuple[str, ...]]:
             Facts("9a3c", has_started=True, lease=LeaseState(-300.0, "Connection refused")),
             {"ready": "the broker cannot be reached: Connection refused"},
         ),
+        # Of a cluster, only the primary is away that has the lease: the node works for the others.
+        (Facts("9a3c", has_started=True, lease=LeaseState(3.0, "Connection refused"), servers=3, away=1), {}),
+        (
+            Facts("9a3c", has_started=True, lease=LeaseState(-4.0, "Connection refused"), servers=3, away=1),
+            {"ready": "the lease ran out 4.0 s ago, and the server that has it cannot be reached: Connection refused"},
+        ),
+        (
+            Facts("9a3c", has_started=True, lease=LeaseState(3.0, "Connection refused"), servers=3, away=3),
+            {"ready": "the broker cannot be reached: Connection refused"},
+        ),
+        (Facts("9a3c", has_started=True, lease=HELD, servers=3, away=1), {}),
         (
             Facts("9a3c", has_started=True, lease=LeaseState(-4.0)),
             {
@@ -77,6 +88,7 @@ def test_the_answer_names_what_is_known():
         "stopping": None,
         "loop": {"blocked_seconds": 0.0, "at": ""},
         "lease": {"left_seconds": 6.5, "trouble": ""},
+        "broker": {"servers": 1, "away": 0},
     }
     assert Verdict("live", ("it hangs",)).as_json(WELL)["status"] == "fail"
 

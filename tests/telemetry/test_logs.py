@@ -106,6 +106,17 @@ def test_a_lost_broker_is_a_warning_now_and_then_and_again_after_it_was_back(log
     assert lost(12) == "WARNING"
 
 
+def test_each_server_of_a_cluster_that_is_lost_is_a_warning(log: Log):
+    def lost(name: str) -> str:
+        return log.record(events.BrokerLost("ConnectionRefusedError", 1.0, name, 1, 3)).levelname
+
+    assert [lost(name) for name in "abab"] == ["WARNING", "WARNING", "DEBUG", "DEBUG"]
+    log.record(events.BrokerBack("a", 1, 3))
+    assert [lost(name) for name in "ab"] == ["WARNING", "DEBUG"]
+    log.record(events.BrokerBack("d", 0, 3))
+    assert [lost(name) for name in "ab"] == ["WARNING", "WARNING"]
+
+
 def test_one_of_several_processes_names_itself(log: Log):
     started = events.NodeStarted("9a3c", "redis://localhost", ("greeter",))
     assert f" INFO actorwork.tests.node[{os.getpid()}]: " in log.line(started, TextFormatter(one_of_several=True))

@@ -75,7 +75,7 @@ def test_names_follow_the_conventions():
         assert ("seconds" in metric.name) == (metric.unit == "s")
         assert list(metric.bounds) == sorted(metric.bounds)
         assert bool(metric.bounds) == (metric.kind == "histogram")
-    assert len(METRICS) == len(TABLE) + len(BROKER_TABLE) == 61 + 4
+    assert len(METRICS) == len(TABLE) + len(BROKER_TABLE) == 62 + 4
     assert len({metric.otel_name for metric in METRICS.values()}) == len(METRICS)
 
 
@@ -212,6 +212,14 @@ def test_a_timeout_is_counted(counted: Counted):
 PAUSE = Pause("actor", "greeter")
 LOST = ProcessLost("gone", pid=7, code=-9)
 CUT = events.BrokerTrouble("reading orders", "closed", "again", is_cut=True)
+THREE = [events.BrokerBack(name, 2 - number, 3) for number, name in enumerate("abc")]
+"""The connections to the primaries of a cluster."""
+
+
+def lost_of_three(name: str, away: int) -> events.BrokerLost:
+    return events.BrokerLost("", 1.0, name, away, 3)
+
+
 EVENTS: list[tuple[list[events.Event], str, dict[tuple[str, ...], float]]] = [
     ([events.Released("s", "ac70", 3)], "actorwork_deliveries_total", {("greeter", "handed_back"): 3}),
     ([events.Fenced(delivery(), "ac70", Ack())], "actorwork_fenced_total", {("greeter",): 1}),
@@ -255,6 +263,34 @@ EVENTS: list[tuple[list[events.Event], str, dict[tuple[str, ...], float]]] = [
     ([events.LeaseLost("a", "b", "")], "actorwork_leases_lost_total", {(): 1}),
     ([events.BrokerBack("")], "actorwork_broker_up", {(): 1}),
     ([events.BrokerBack(""), events.BrokerLost("", 1.0)], "actorwork_broker_up", {(): 0}),
+    ([events.BrokerBack(""), events.BrokerLost("", 1.0)], "actorwork_broker_servers_away", {(): 1}),
+    ([events.NodeStarted("a", "", ())], "actorwork_broker_servers_away", {(): 0}),
+    ([*THREE, lost_of_three("a", 1)], "actorwork_broker_up", {(): 1}),
+    ([*THREE, lost_of_three("a", 1)], "actorwork_broker_servers_away", {(): 1}),
+    ([*THREE, lost_of_three("a", 1), lost_of_three("b", 2)], "actorwork_broker_servers_away", {(): 2}),
+    ([*THREE, lost_of_three("a", 3)], "actorwork_broker_up", {(): 0}),
+    (
+        [*THREE, lost_of_three("a", 1), lost_of_three("b", 2), events.BrokerBack("a", 1, 3)],
+        "actorwork_broker_servers_away",
+        {(): 1},
+    ),
+    # What cuts several at once is one disruption; one that is lost again, or goes later, is another.
+    (
+        [*THREE, lost_of_three("a", 1), lost_of_three("b", 2), lost_of_three("a", 2)],
+        "actorwork_broker_disruptions_total",
+        {(): 1},
+    ),
+    (
+        [*THREE, lost_of_three("a", 1), events.BrokerBack("a", 0, 3), lost_of_three("b", 1)],
+        "actorwork_broker_disruptions_total",
+        {(): 2},
+    ),
+    # Another one has taken its place.
+    (
+        [*THREE, lost_of_three("a", 1), events.BrokerBack("d", 0, 3), lost_of_three("a", 1)],
+        "actorwork_broker_disruptions_total",
+        {(): 2},
+    ),
     (
         [events.NodeStarted("a", "", ()), events.BrokerLost("", 1.0), events.BrokerLost("", 2.0)],
         "actorwork_broker_disruptions_total",

@@ -40,6 +40,13 @@ EVERY_EVENT: list[tuple[events.Event, str, str]] = [
     ),
     (events.LeaseLost("9a3c", "b001", "not renewed for 10 s"), "ERROR", "this process continues as node b001"),
     (events.BrokerLost("ConnectionRefusedError", 2.0), "WARNING", "trying again in 2 s"),
+    (events.BrokerLost("refused", 2.0, "redis://b", 3, 3), "WARNING", "no connection to the broker (refused)"),
+    (
+        events.BrokerLost("refused", 2.0, "redis://b", 1, 3),
+        "WARNING",
+        "to redis://b, one of the 3 servers of the broker (refused): what is there waits, and 2 others go on",
+    ),
+    (events.BrokerLost("refused", 2.0, "redis://b", 2, 3), "WARNING", "the other one goes on; trying again in 2 s"),
     (events.BrokerBack("redis://localhost"), "INFO", "connected to the broker at redis://localhost"),
     (events.GroupRestored("orders", "ac70"), "WARNING", "was created again"),
     (events.Reclaimed("orders", "ac70", "dead1", 3), "WARNING", "reclaimed 3 of 'orders' from the dead node dead1"),

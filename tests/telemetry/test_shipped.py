@@ -81,7 +81,7 @@ def test_panels_do_not_overlap():
 def test_every_rule_says_how_grave_it_is_and_what_to_do():
     rules: Any = yaml.safe_load(RULES)
     found = [rule for group in rules["groups"] for rule in group["rules"]]
-    assert len({rule["alert"] for rule in found}) == len(found) == 12
+    assert len({rule["alert"] for rule in found}) == len(found) == 13
     for rule in found:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert set(rule["annotations"]) == {"summary", "description"}

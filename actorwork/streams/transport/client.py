@@ -59,19 +59,23 @@ class NoFurtherConnection(Exception):
 
 @attrs.frozen(eq=False, repr=False)
 class Connected(Value):
-    """There is a connection, the `generation`th."""
+    """There is a connection, the `generation`th. Of `servers`, this many are `away`: on a cluster, primaries."""
 
     url: str
     generation: int
+    away: int = 0
+    servers: int = 1
 
 
 @attrs.frozen(eq=False, repr=False)
 class ConnectionLost(Value):
-    """There is no connection; the next attempt follows in `retry_in` seconds."""
+    """There is no connection to a server; the next attempt follows in `retry_in` seconds."""
 
     url: str
     error: Exception
     retry_in: float
+    away: int = 1
+    servers: int = 1
 
 
 ConnectionEvent = Connected | ConnectionLost
@@ -345,6 +349,14 @@ class RedisClient(CommonCommands):
     def has_moved(self, error: RedisError) -> bool:
         """Return whether an error says that what was read is, or may be, at another server now."""
         return False
+
+    def reaches(self, key: Any) -> bool:
+        """Return whether there is a connection to the server that has a key."""
+        return self.is_connected
+
+    def servers(self) -> tuple[int, int]:
+        """Return how many servers there are, and how many of them are away. Any thread may ask."""
+        return 1, int(not self.is_connected)
 
     def statistics(self) -> ClientStatistics:
         link = self._link

@@ -38,7 +38,14 @@ from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, t
 from actorwork.streams.transport.commands import Script
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.redis_py import MovedError, RedisError
-from actorwork.streams.transport.routing import LOST, SubscribedRouting, address_at, guarded, pause_before
+from actorwork.streams.transport.routing import (
+    ANSWERS_WITHIN,
+    LOST,
+    SubscribedRouting,
+    address_at,
+    guarded,
+    pause_before,
+)
 
 _chance: Final = SystemRandom()
 _LOOK_EVERY: Final = (10.0, 20.0)
@@ -102,6 +109,11 @@ class ClusterClient(SubscribedRouting, RedisClient):
         async with open_unwrapping_nursery() as nursery:
             for job in jobs:
                 nursery.start_soon(job)
+
+    async def _in_time(self, job: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        with trio.move_on_after(ANSWERS_WITHIN) as scope:
+            await job()
+        return not scope.cancelled_caught
 
     # ----------------------------------------------------------------------------------------------------------- pushes
 
@@ -179,6 +191,15 @@ class ClusterClient(SubscribedRouting, RedisClient):
             finally:
                 del self._parked[exclusive]
 
+    def reaches(self, key: Any) -> bool:
+        place = self._place_of((key,))
+        client = None if place is None else self._clients.get(place)
+        return client is not None and client.is_connected
+
+    def servers(self) -> tuple[int, int]:
+        clients = list(self._clients.values())
+        return max(1, len(clients)), sum(not client.is_connected for client in clients) if clients else 1
+
     def has_moved(self, error: RedisError) -> bool:
         if not self._is_elsewhere(error):
             return False
@@ -251,6 +272,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
 
     def _adopt(self, layout: Layout, nursery: trio.Nursery) -> None:
         self._layout = layout
+        away = self.servers()[1]
         for place in tuple(self._clients):
             if place not in layout.primaries:
                 client = self._clients.pop(place)
@@ -279,6 +301,9 @@ class ClusterClient(SubscribedRouting, RedisClient):
             if self._channels:
                 nursery.start_soon(self._subscribe_again, self._clients[self._home])
         self._known.set()
+        if away and not self.servers()[1]:
+            # The last one that was away has left the cluster, and no other one has taken its place.
+            self._on_event(Connected(self._address.url, self.generation, servers=self.servers()[0]))
 
     async def _keep(self, client: RedisClient) -> None:
         try:
@@ -289,11 +314,13 @@ class ClusterClient(SubscribedRouting, RedisClient):
 
     def _on_change(self, event: ConnectionEvent) -> None:
         """Pass on what happens to the connections of the primaries."""
+        servers, away = self.servers()
         if isinstance(event, Connected):
             self.generation += 1
-            event = attrs.evolve(event, generation=self.generation)
+            event = attrs.evolve(event, generation=self.generation, away=away, servers=servers)
         else:
             self._look_now()
+            event = attrs.evolve(event, away=max(1, away), servers=servers)
         self._on_event(event)
 
     def close(self) -> None:

@@ -87,7 +87,13 @@ class Commands(Protocol):
         ...
 
     async def call_each(self, *args: Any) -> Sequence[Any]:
-        """Send an idempotent command without a key to each primary, and return all replies; errors are raised."""
+        """Send an idempotent command without a key to each primary, and return all replies. Errors are raised; but of a
+        cluster, a primary that does not answer soon has a `ConnectionError` in the place of its reply.
+        """
+        ...
+
+    def server_of(self, key: Any) -> object:
+        """Return what serves a key, as far as that is known: keys with equal ones are away together."""
         ...
 
     def at_one_place(self, names: Sequence[str], most: int) -> Sequence[Sequence[str]]:
@@ -154,6 +160,10 @@ class CommonCommands(ABC):
     async def call_each(self, *args: Any) -> Sequence[Any]:
         """Send an idempotent command to each primary, and return all replies: on one server, to that."""
         return [await self.call(*args, idempotent=True)]
+
+    def server_of(self, key: Any) -> object:
+        """Return what serves a key: the one server there is."""
+        return None
 
     async def link_of(self, key: str) -> Link:
         """Return over which connection commands go that concern a key."""

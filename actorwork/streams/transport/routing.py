@@ -40,6 +40,8 @@ from actorwork.streams.transport.redis_py import (
 from actorwork.streams.transport.slots import key_slot, keys_of, slots_of
 
 LOST: Final = (ConnectionError, TimeoutError, OSError)
+ANSWERS_WITHIN: Final = 3.0
+"""Seconds for a primary that is asked for what need not be known of all of them."""
 PAUSES: Final = (0.02, 0.05, 0.1, 0.25)
 """Seconds before a command is tried again, the first time, the second time and so on."""
 _SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
@@ -107,6 +109,10 @@ class Routing(CommonCommands):
     @abstractmethod
     async def _all(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Do several things, at the same time if that is possible."""
+
+    @abstractmethod
+    async def _in_time(self, job: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Do something, and return whether it was done within `ANSWERS_WITHIN` seconds; else it is cancelled."""
 
     @abstractmethod
     async def _is_tried_again(self, error: Exception, place: Place) -> bool:
@@ -179,15 +185,31 @@ class Routing(CommonCommands):
         return found
 
     async def call_each(self, *args: Any) -> Sequence[Any]:
-        return [reply for client in await self._each() for reply in await client.call_each(*args)]
+        await self._wait_layout()
+        places = list(self._carriers)
+        found: list[Any] = [ConnectionError(f"{shown(place)} does not answer") for place in places]
+        refusals: list[RedisError] = []
+
+        async def ask(number: int, client: Commands) -> None:
+            try:
+                (found[number],) = await client.call_each(*args)
+            except (*self.GONE, *LOST):
+                return
+            except RedisError as error:
+                refusals.append(error)
+
+        async def ask_in_time(number: int, client: Commands) -> None:
+            await self._in_time(partial(ask, number, client))
+
+        await self._all([partial(ask_in_time, number, self._carriers[place]) for number, place in enumerate(places)])
+        for error in refusals:
+            raise error
+        return found
 
     async def names(self, pattern: str) -> Collection[bytes]:
         """Return the keys at all primaries that match a pattern, once each."""
-        return {name for client in await self._each() for name in await client.names(pattern)}
-
-    async def _each(self) -> Sequence[Commands]:
         await self._wait_layout()
-        return list(self._carriers.values())
+        return {name for client in list(self._carriers.values()) for name in await client.names(pattern)}
 
     async def run_script(
         self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, idempotent: bool = False
@@ -324,6 +346,9 @@ class Routing(CommonCommands):
                 if isinstance(error, ClusterDownError):
                     self._look_now()
                 await self._pause(refusals)
+
+    def server_of(self, key: Any) -> object:
+        return self._place_of((key,))
 
     def _place_of(self, keys: Sequence[Any]) -> Place | None:
         if self._layout is None:

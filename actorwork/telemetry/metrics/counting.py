@@ -61,6 +61,52 @@ ReadyOf: TypeAlias = "Callable[[Sequence[Delivery]], Sequence[float | None]]"
 _Settled: Final = events.Settled
 
 
+class _Connections:
+    """Those of a node to the servers of its broker: one, or the primaries of a cluster."""
+
+    __slots__ = ("_cut_at", "_lost", "_lost_at", "_told_at", "away", "is_up")
+
+    def __init__(self) -> None:
+        self.is_up = False
+        """Whether there is a connection to one of them."""
+        self.away = 0
+        """To how many of them there is none."""
+        self._lost: set[str] = set()
+        """Those, by their URLs, that have been lost and have not come back."""
+        self._lost_at = self._told_at = self._cut_at = -math.inf
+        """When the last of them was lost, when one was last said to be lost, and when a connection that reads was."""
+
+    def come_back(self, event: events.BrokerBack) -> None:
+        self._lost.discard(event.broker)
+        if not event.away:
+            self._lost.clear()
+        self._count(event)
+
+    def lose(self, event: events.BrokerLost, now: float) -> bool:
+        """Return whether this is a disruption. The event comes again with each attempt to connect."""
+        is_disruption = False
+        if event.broker not in self._lost:
+            # What cuts the connections to several servers is one disruption.
+            is_same = now - self._cut_at < _AT_ONCE or (bool(self._lost) and now - self._lost_at < _AT_ONCE)
+            is_disruption = self.is_up and not is_same
+            self._lost.add(event.broker)
+            self._lost_at = now
+        self._told_at = now
+        self._count(event)
+        return is_disruption
+
+    def is_disrupted_by_cut(self, now: float) -> bool:
+        """Note that a connection was cut that reads, and return whether this is a disruption."""
+        # What cuts several connections of a node is one disruption, and each of them is noticed by itself.
+        if not self.is_up or now - max(self._told_at, self._cut_at) < _AT_ONCE:
+            return False
+        self._cut_at = now
+        return True
+
+    def _count(self, event: events.BrokerBack | events.BrokerLost) -> None:
+        self.away, self.is_up = event.away, event.away < event.servers
+
+
 class _Account:
     """What is counted for every delivery of one actor."""
 
@@ -147,9 +193,7 @@ class MetricsSink:
         self._ended: dict[str, list[Any]] = {}
         """The lists of these, which are needed for every message."""
         self._titles: dict[str, str] = {}
-        self._is_up = False
-        self._lost_at = self._cut_at = -math.inf
-        """When the connection to the broker was lost last, and one of those that read, by `clock`."""
+        self._connections = _Connections()
         for name in _SEEN_AT_ZERO:
             registry.family(name).add((), 0)
         self._processes: set[str] = set()
@@ -169,7 +213,7 @@ class MetricsSink:
             events.HandlerHung: self._process_hung,
             events.LeaseLost: self._lease_lost,
             events.LoopStalled: self._stalled,
-            events.NodeStarted: self._connected,
+            events.NodeStarted: self._node_started,
             events.PausesChanged: self._paused,
             events.ProcessHung: self._process_hung,
             events.ProcessReplaced: self._replaced,
@@ -372,22 +416,25 @@ class MetricsSink:
     def _lease_lost(self, event: events.LeaseLost) -> None:
         self.registry.family("actorwork_leases_lost_total").add(())
 
-    def _connected(self, event: events.BrokerBack | events.NodeStarted) -> None:
-        self._is_up = True
-        self.registry.family("actorwork_broker_up").set((), 1)
+    def _node_started(self, event: events.NodeStarted) -> None:
+        self._connections.is_up = True
+        self._show_connections()
+
+    def _connected(self, event: events.BrokerBack) -> None:
+        self._connections.come_back(event)
+        self._show_connections()
 
     def _disconnected(self, event: events.BrokerLost) -> None:
-        # The event comes again with each attempt to connect.
-        self._lost_at = self.clock()
-        if self._is_up and self._lost_at - self._cut_at >= _AT_ONCE:
+        if self._connections.lose(event, self.clock()):
             self.registry.family("actorwork_broker_disruptions_total").add(())
-        self._is_up = False
-        self.registry.family("actorwork_broker_up").set((), 0)
+        self._show_connections()
+
+    def _show_connections(self) -> None:
+        self.registry.family("actorwork_broker_up").set((), int(self._connections.is_up))
+        self.registry.family("actorwork_broker_servers_away").set((), self._connections.away)
 
     def _troubled(self, event: events.BrokerTrouble) -> None:
-        # What cuts several connections of a node is one disruption, and each of them is noticed by itself.
-        if event.is_cut and self._is_up and self.clock() - max(self._lost_at, self._cut_at) >= _AT_ONCE:
-            self._cut_at = self.clock()
+        if event.is_cut and self._connections.is_disrupted_by_cut(self.clock()):
             self.registry.family("actorwork_broker_disruptions_total").add(())
 
     # ---- triggers, limits, pauses ----

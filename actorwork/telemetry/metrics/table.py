@@ -207,7 +207,8 @@ TABLE: Final[tuple[Metric, ...]] = (
         "s",
     ),
     _counter("actorwork_leases_lost_total", (), "Leases lost"),
-    _gauge("actorwork_broker_up", (), "1 while the broker is connected"),
+    _gauge("actorwork_broker_up", (), "1 while the broker is connected; of a cluster, any of its primaries"),
+    _gauge("actorwork_broker_servers_away", (), "Servers of the broker without a connection: on a cluster, primaries"),
     _counter(
         "actorwork_broker_disruptions_total", (), "Times that a connection to the broker was cut, however briefly"
     ),
