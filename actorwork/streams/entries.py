@@ -368,7 +368,7 @@ def _json_from(raw: bytes) -> Json:
 
 
 _STEP_FIELDS: Final = [b"id", b"data", b"headers", b"claim", b"type"]
-"""Those of a step of a run, in the order in which `lua/join.lua` writes them, if it has no others."""
+"""Those of a step of a run, in the order in which `lua/run_messages.lua` writes them, if it has no others."""
 _OF_STEP: Final = 2 * len(_STEP_FIELDS)
 
 

@@ -59,7 +59,7 @@
     actorwork:slots:<name>                        the holders of a semaphore over all nodes
     actorwork:audit                               what users did, a stream
 
-    actorwork:{<home>}:flow:<run>                 a run of a workflow, a hash, and its parts (lua/join.lua)
+    actorwork:{<home>}:flow:<run>                 a run of a workflow, a hash, and its parts (lua/run_book.lua)
     actorwork:{<home>}:flows                      the runs of a home, by the time they began
     actorwork:{<home>}:flows:due                  their naps, deadlines and signals with a limit, by time
     actorwork:flow:<run>                          the home of a run: the source to which most of its steps go
@@ -90,7 +90,7 @@ CLAIMED: Final = b"/"
 """At the end of the home of a run that has not begun (forwarding.py)."""
 AUDIT: Final = "actorwork:audit"
 SENT_AT_ONCE: Final = 500
-"""How many steps of a run one script sends; the same number as in `lua/join.lua`."""
+"""How many steps of a run one script sends; the same number as in `lua/run_book.lua`."""
 PAUSED: Final = "actorwork:paused"
 PAUSES: Final = "actorwork:pauses"
 REPORTS: Final = "actorwork:reports"

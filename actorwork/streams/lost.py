@@ -34,7 +34,7 @@ _PAGE: Final = 500
 _PAUSE: Final = 0.01
 _AGAIN: Final = 5.0
 _STEP: Final = re.compile(rb"([^/]+)/(?:\d+\.?\d*|undo/\d+)")
-"""Of `lua/join.lua`; the group is the run."""
+"""Of `lua/run_book.lua`; the group is the run."""
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Plans of runs in the form that `lua/join.lua` takes: JSON, in which all that must stay as it is are strings.
+"""Plans of runs in the form that `lua/run_starting.lua` takes: JSON, in which all that must stay as it is are strings.
 
 Lua's JSON library knows neither whole numbers of 64 bits nor the difference between an empty list and an empty object.
 So a step is a string within the JSON of its run, and its headers are a string within that.

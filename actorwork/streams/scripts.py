@@ -57,7 +57,7 @@ class _PartedScript(Script):
 
 _ORDERING = ("clock", "ack", "rights", "away", "state", "order")
 _KEEPING = (*_ORDERING, "publish")
-_JOINING = (*_KEEPING, "join")
+_JOINING = (*_KEEPING, "run_book", "run_messages", "run_rules", "run_closing", "run_starting", "join")
 
 PUBLISH_NOW: Final = _PartedScript("publish_now", "marks")
 PUBLISH_LATER: Final = _PartedScript("publish_later", "clock", "rights", "marks")

@@ -1,8 +1,8 @@
 """What follows from the end of a step: which steps are sent, which are cancelled, and when the run is over.
 
 The rules are written over a `Book`, which is how a store keeps one run. The embedded broker runs them as they are,
-within the transaction that settles the step's message; Redis has the same in `lua/join.lua`, and one table of cases
-checks both.
+within the transaction that settles the step's message; Redis has the same in `lua/run_rules.lua`, and one table of
+cases checks both.
 
     end of a step ─▶ what needs its result, if it is not done: cancelled, and so on downstream
                   ─▶ what has all that it needs: sent

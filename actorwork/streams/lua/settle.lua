@@ -11,7 +11,7 @@
 --         mark, bit, terms, how many values, those values
 --         kind 'retry': delay in ms, headers; kind 'fail': actor, error, reason, traceback, attempt,
 --           how many dead letters to keep, and for how many ms, the failure as JSON if it is reported to the actor, else ''
---         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (join.lua);
+--         kind 'start', an ack that starts runs, or adds steps to the one of which it is a step: how many, those as JSON (run_starting.lua);
 --           kind 'expand', one that does no more than the latter
 --       kind 'keep' publishes for a delivery that stays in flight.
 --       kind 'steps' are acks of steps of one run, of which no more is asked, as of nearly all: home and run, the actor, attempt,

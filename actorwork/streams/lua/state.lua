@@ -19,9 +19,10 @@
 --
 -- A user who may not write these keys does all else; then nothing is known of the message.
 --
--- A step whose message goes to the home of its run, and waits for nothing, has no hash at first: its run has all that is known of
--- it (`l<number>` in join.lua), so nothing is written when it is sent, and little when it is done, as nearly all members of groups
--- soon are. It gets a hash when there is more to say: it takes longer, is tried again, is cancelled, or ends in another way.
+-- A step whose message goes to the home of its run, and waits for nothing, has no hash at first: its run has all that is known
+-- of it (`l<number>` in run_book.lua), so nothing is written when it is sent, and little when it is done, as nearly all members
+-- of groups soon are. It gets a hash when there is more to say: it takes longer, is tried again, is cancelled, or ends in
+-- another way.
 --
 -- (All in one table, because a script may have no more than 200 local variables.)
 
@@ -266,8 +267,8 @@ do
     end
   end
 
-  -- The same of a step whose life its run keeps: returns what it is to keep of it, JSON of the fields that a hash would get. That is
-  -- the same for all that are done in the same way.
+  -- The same of a step whose life its run keeps: returns what it is to keep of it, JSON of the fields that a hash would get. That
+  -- is the same for all that are done in the same way.
   function lives.finish_kept(life, message_id)
     if not life.kept then
       ended_at = ended_at or whole(now_ms())
@@ -281,8 +282,9 @@ do
     return life.kept
   end
 
-  -- Tells those who watch a step that `finish_done` or `finish_kept` has ended. Nearly none is watched, and to publish costs as much as to write
-  -- its end, so the server is asked first for which of many there are subscribers. On a cluster they may be at any of its servers.
+  -- Tells those who watch a step that `finish_done` or `finish_kept` has ended. Nearly none is watched, and to publish costs as
+  -- much as to write its end, so the server is asked first for which of many there are subscribers. On a cluster they may be at
+  -- any of its servers.
   function lives.tell_joined()
     local channels = untold
     untold = {}

@@ -1,0 +1,191 @@
+-- A run of a workflow as it is stored, and how scripts read and write it. (A part: scripts begin with the parts they need.)
+--
+--   actorwork:{<home>}:flow:<run>         the run, a hash: secret (`step_claim` in order.lua), status, reason, title, total, open,
+--                                         holds, ttl, started, late (ends that came after the end of their step or of the run), ...
+--   actorwork:{<home>}:flow:<run>:steps   number -> JSON: name, kind, source, template, ... ; never changed
+--   actorwork:{<home>}:flow:<run>:next    number -> JSON: who waits for it, whether for the result ('r') or outcome ('o'), and 1 if
+--                                         as a member of a group, for all of whose members it waits
+--   actorwork:{<home>}:flow:<run>:grown   number of a group -> JSON: the steps that were added to it
+--   actorwork:{<home>}:flow:<run>:state   s<number>: 1 sent, 2 ended, 3 held; n<number>: needs left; a<number>: attempts
+--                                         p<number>: the place of its message, to drop it; c<number>: the run in its place;
+--                                         l<number>: of a step of whose message the run keeps the life (state.lua): '' as long as
+--                                         it is open, then JSON of what is known of it besides, by the names of its fields
+--   actorwork:{<home>}:flow:<run>:ends    number -> JSON: how, failure, whether caused by another step; not if it is done
+--   actorwork:{<home>}:flow:<run>:values  number -> what it returned: JSON as it was settled, never decoded here
+--   actorwork:{<home>}:flow:<run>:ready   by number, steps that have all they need and were not sent
+--   actorwork:{<home>}:flow:<run>:fails, :held, :asking   steps by which the run fails, that wait for a retry, for a signal
+--   actorwork:{<home>}:flow:<run>:undoes  steps that can be undone; :undo those that are done, in their order
+--   actorwork:{<home>}:flow:<run>:asks    name of a signal -> number of its step
+--   actorwork:{<home>}:flow:<run>:signals name -> value that came before its step
+--   actorwork:{<home>}:flows              the runs of a home, by the time they began
+--   actorwork:{<home>}:flows:due          <run>/<number>, <run>/deadline and others, by the time they are due; <run>/gone: the run has
+--                                         expired, and is taken out of `flows`
+--   actorwork:flow:<run>                  the home of a run; actorwork:flows: all homes
+--
+-- On a cluster, a run is in the slot of its home; its messages, the runs in the place of its steps, and the last two keys may be in
+-- others. What is to be done there goes through the outbox of this slot, and the ends of steps come from the outboxes of theirs
+-- (away.lua, effects.lua). So all that joins is still decided in one script, at the home.
+
+local RESULT = 1000000000 -- As in policy/runs/values.py; the message that undoes step n has the number RESULT + 1 + n.
+local SENT_AT_ONCE = 500
+local PARKED = 1000000000 -- Added to the scores of those in `ready` that could not be sent: no run has so many steps.
+local CLOSED_AT_ONCE = 300
+local FEW_AT_ONCE = 4 -- Fields of a hash: to count each down by itself takes less time than to read and write all.
+local TRY_AGAIN_MS = 1000
+local PAGES_KEPT_MS = 3600000
+local OPEN = { STARTED = true, PAUSED = true, HELD = true }
+local HOLDING = { failed = true, rejected = true, expired = true, lost = true }
+local SUFFIXES = { ':steps', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo', ':undoes', ':asks',
+  ':signals', ':grown' }
+
+-- What ends a step, and what starts a run, needs these keys, beside those of its messages: asked before anything is done.
+local function needs_of_join(home)
+  local prefix = 'actorwork:{' .. home .. '}:'
+  return {
+    { 'HSET', prefix .. 'flow:', '', '' }, { 'HINCRBY', prefix .. 'flow:', '', 1 }, { 'ZADD', prefix .. 'flows:due', 0, '' },
+    { 'SADD', prefix .. 'flow:', '' }, { 'PEXPIRE', prefix .. 'flow:', 1 }, { 'PEXPIRE', 'actorwork:flow:', 1 },
+  }
+end
+
+local function needs_of_start()
+  return { { 'SET', 'actorwork:flow:', '' }, { 'SADD', 'actorwork:flows', '' } }
+end
+
+-- Where a step belongs, from the header of its message: `<home>/<run>`, and its number as text.
+local function step_in(flow)
+  return string.match(flow, '^(.+)/(%d+)$')
+end
+
+local joins = {} -- By runs: what is lacking to join there, or false.
+
+-- `of`: `<home>/<run>`, or the whole header of a step.
+local function lacks_join(of)
+  if joins[of] == nil then
+    local home = string.match(of, '^([^/]+)/')
+    if home and away.is(home) then
+      joins[of] = away.lacks()
+    else
+      joins[of] = home and lacks('join in ' .. home, needs_of_join, home) or false
+    end
+  end
+  return joins[of]
+end
+
+local runs = {} -- Those that this script has looked at.
+
+local function run_at(home, run)
+  local at = 'actorwork:{' .. home .. '}:flow:' .. run
+  if not runs[at] then
+    local known = redis.pcall('HMGET', at, 'status', 'total', 'holds', 'secret', 'ttl')
+    if known.err or not known[1] then
+      return nil
+    end
+    runs[at] = {
+      at = at, home = home, run = run, status = known[1], total = tonumber(known[2]), holds = known[3] == '1', secret = known[4] or '',
+      ttl = known[5],
+      due = 'actorwork:{' .. home .. '}:flows:due', state = at .. ':state', ready = at .. ':ready',
+    }
+  end
+  return runs[at]
+end
+
+local found_runs = {} -- The same, by `<home>/<run>`.
+
+-- The run of that home; or nil and the home, if that is in another slot.
+local function run_of(of)
+  if not found_runs[of] then
+    local home, run = string.match(of, '^([^/]+)/([^/]+)$')
+    if home and away.is(home) then
+      return nil, home
+    end
+    found_runs[of] = home and run_at(home, run) or nil
+  end
+  return found_runs[of]
+end
+
+-- Tells those who watch a run that something in it changes, once in a script: they are notified when the script is over.
+local function tell_run(r)
+  if not r.is_told then
+    r.is_told = true
+    redis.pcall('PUBLISH', 'actorwork:watch:' .. r.run, '')
+  end
+end
+
+local function set_status(r, status, reason)
+  tell_run(r)
+  r.status = status
+  redis.call('HSET', r.at, 'status', status, 'reason', reason or '')
+end
+
+local function state_of(r, step)
+  return tonumber(redis.call('HGET', r.state, 's' .. step) or '0')
+end
+
+-- The states of those who wait for a step, as they are stored; false for 0.
+local function states_of(r, dependents)
+  local found = {}
+  for first = 1, #dependents, CHUNK do
+    local names = {}
+    for i = first, math.min(first + CHUNK - 1, #dependents) do
+      names[#names + 1] = 's' .. dependents[i][1]
+    end
+    for _, state in ipairs(redis.call('HMGET', r.state, unpack(names))) do
+      found[#found + 1] = state
+    end
+  end
+  return found
+end
+
+local function plan_of(r, step)
+  return cjson.decode(redis.call('HGET', r.at .. ':steps', step))
+end
+
+local function name_of(r, step)
+  return step == RESULT and 'the result' or plan_of(r, step).name
+end
+
+-- The numbers of the steps in one of the sets of a run, sorted.
+local function numbers_in(r, suffix)
+  local found = redis.call('SMEMBERS', r.at .. suffix)
+  for i, number in ipairs(found) do
+    found[i] = tonumber(number)
+  end
+  table.sort(found) -- Without a function of ours: it takes a tenth of the time.
+  return found
+end
+
+local function id_of(r, step, attempt)
+  return r.run .. '/' .. step .. (attempt and '.' .. attempt or '')
+end
+
+local function attempt_of(r, step)
+  return redis.call('HGET', r.state, 'a' .. step)
+end
+
+local function write_pairs(key, values)
+  for first = 1, #values, CHUNK do
+    redis.call('HSET', key, unpack(values, first, math.min(first + CHUNK - 1, #values)))
+  end
+end
+
+local decoded = {} -- The members of a group all have the same.
+local NONE = {}
+
+local function decoded_of(text)
+  if not text then
+    return NONE
+  end
+  if not decoded[text] then
+    decoded[text] = cjson.decode(text)
+  end
+  return decoded[text]
+end
+
+local function dependents_of(r, step)
+  return decoded_of(redis.call('HGET', r.at .. ':next', step))
+end
+
+local function wake(r, member, at)
+  redis.call('ZADD', r.due, 'LT', whole(at), r.run .. '/' .. member)
+  announce(r.home, at, now_ms())
+end

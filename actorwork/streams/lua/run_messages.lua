@@ -1,0 +1,146 @@
+-- The messages of steps: templates, filled in with what other steps returned. (A part: scripts begin with the parts they need.)
+
+local function as_failed(name, ended)
+  local failure = ended.failure or { type = ended.how, reason = '' }
+  return cjson.encode({ step = name, kind = ended.how, error = failure.type, reason = failure.reason })
+end
+
+-- The places of the steps that were added to a group, after those in the template.
+local function added_to(r, piece)
+  local text = redis.call('HGET', r.at .. ':grown', piece[2])
+  local places = {}
+  for i, step in ipairs(text and cjson.decode(text) or {}) do
+    places[i] = { step, piece[4] }
+  end
+  return places
+end
+
+-- Adds the pieces of a template to `text`: JSON, and the JSON of what other steps returned.
+local function fill(r, template, text, ends, values)
+  for _, piece in ipairs(template) do
+    if type(piece) == 'string' then
+      text[#text + 1] = piece
+    elseif piece[1] == 'g' then
+      text[#text + 1] = '['
+      for i, part in ipairs(piece[3]) do
+        if i > 1 then
+          text[#text + 1] = ','
+        end
+        if part[2] == 'r' then -- As below: most are, and there may be thousands.
+          text[#text + 1] = values[part[1]]
+        else
+          fill(r, { part }, text, ends, values)
+        end
+      end
+      for i, place in ipairs(piece.added) do
+        if i > 1 or #piece[3] > 0 then
+          text[#text + 1] = ','
+        end
+        fill(r, { place }, text, ends, values)
+      end
+      text[#text + 1] = ']'
+    elseif piece[1] == 'f' then
+      local failed = {}
+      for _, number in ipairs(numbers_in(r, ':fails')) do
+        if number ~= RESULT then
+          local ended = cjson.decode(redis.call('HGET', r.at .. ':ends', number))
+          failed[#failed + 1] = as_failed(name_of(r, number), ended)
+        end
+      end
+      text[#text + 1] = '[' .. table.concat(failed, ',') .. ']'
+    elseif piece[2] == 'r' then
+      text[#text + 1] = values[piece[1]]
+    elseif values[piece[1]] then
+      text[#text + 1] = '{"value":' .. values[piece[1]] .. '}'
+    else
+      text[#text + 1] = as_failed(name_of(r, piece[1]), cjson.decode(ends[piece[1]]))
+    end
+  end
+end
+
+local function gather(r, template, wanted)
+  for _, piece in ipairs(template) do
+    if type(piece) == 'table' then
+      if piece[1] == 'g' then
+        piece.added = added_to(r, piece)
+        gather(r, piece[3], wanted)
+        gather(r, piece.added, wanted)
+      elseif piece[1] ~= 'f' then
+        wanted[#wanted + 1] = piece[1]
+      end
+    end
+  end
+end
+
+local function fetch(key, numbers, found)
+  for first = 1, #numbers, CHUNK do
+    local last = math.min(first + CHUNK - 1, #numbers)
+    local some = redis.call('HMGET', key, unpack(numbers, first, last))
+    for i = first, last do
+      found[numbers[i]] = some[i - first + 1]
+    end
+  end
+  return found
+end
+
+local function text_of(r, template)
+  if #template == 1 and type(template[1]) == 'string' then
+    return template[1]
+  end
+  local wanted, text = {}, {}
+  gather(r, template, wanted)
+  local values, failed = fetch(r.at .. ':values', wanted, {}), {}
+  for _, step in ipairs(wanted) do
+    if not values[step] then
+      failed[#failed + 1] = step
+    end
+  end
+  fill(r, template, text, fetch(r.at .. ':ends', failed, {}), values)
+  return table.concat(text)
+end
+
+local function write_message(r, plan, id, sent, unlisted, is_kept)
+  local prefix = 'actorwork:{' .. plan.source .. '}:'
+  local claim = step_claim(r.secret, id)
+  local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', claim }
+  for _, name in ipairs({ 'type', 'group', 'key', 'priority' }) do
+    if plan[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = plan[name]
+    end
+  end
+  if plan.lifetime or plan.expires then
+    local expires = math.min(plan.expires or math.huge, plan.lifetime and now_ms() + plan.lifetime or math.huge)
+    fields[#fields + 1] = 'expires'
+    fields[#fields + 1] = whole(expires)
+  end
+  if away.is(plan.source) then
+    -- A mark of its own: a run that was retried may send what undoes a step under the same id once more.
+    local mark = prefix .. 'seen:' .. id .. '/' .. redis.call('HINCRBY', r.at, 'sent', 1)
+    away.publish(plan.source, mark, cjson.encode({ due = plan.due, keep = tonumber(r.ttl) }), fields)
+    return ''
+  end
+  local at, rest = due_ms(plan.due or '')
+  local place
+  if at then
+    hold_back(prefix, id, at, rest, fields)
+    place = '~' .. id
+  else
+    -- Without a key it waits for no other message; its place is noted by the caller.
+    place = plan.key and enter(prefix, id, fields, true) or not plan.key and enter_now(prefix, plan.priority, fields) or nil
+  end
+  if place and is_kept then
+    unlisted[#unlisted + 1] = id
+  elseif place then
+    lives.begin(prefix, id, claim, r.ttl, sent or whole(now_ms()), place, 0, unlisted)
+  end
+  return place
+end
+
+-- Sends the message of a step; returns its place, or nil if the source cannot take it. An error (a right to its keys that is
+-- lacking, a key of another type) must not end the script: its caller has settled the member that released the step. `sent` is
+-- the time, if the caller knows it; for `unlisted` see state.lua. `is_kept` says that the run keeps the life of the message.
+local function send_message(r, plan, id, sent, unlisted, is_kept)
+  local good, place = pcall(write_message, r, plan, id, sent, unlisted, is_kept)
+  return good and place or nil
+end
