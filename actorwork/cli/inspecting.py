@@ -321,7 +321,7 @@ def tables_of(overview: Overview) -> list[tuple[str, Sequence[str], list[Sequenc
         ),
         ("nodes", NODES, [_node_row(node) for node in overview.nodes]),
         (f"actors{_left_out(overview.actors_left_out)}", ACTORS, [_actor_row(one) for one in overview.actors]),
-        (f"sources{_left_out(overview.sources_left_out)}", SOURCES, [_source_row(one) for one in overview.sources]),
+        (f"sources{_left_out(overview.sources_left_out)}", SOURCES, [_source_row(one, titles) for one in overview.sources]),
     ]
     return [table for table in tables if table[2]]
 
@@ -394,10 +394,11 @@ def _actor_row(actor: ActorInfo) -> Sequence[str]:
     )
 
 
-def _source_row(source: SourceInfo) -> Sequence[str]:
+def _source_row(source: SourceInfo, titles: Sequence[str] = ()) -> Sequence[str]:
+    """`titles` are those of actors that do not read it now, and may be meant by its name."""
     from actorwork.inspection.words import source_in_words
 
-    shown = source_in_words(source.name, source.actors)
+    shown = source_in_words(source.name, (*source.actors, *titles))
     why = "" if source.why is None else str(source.why)
     return (
         shown,

@@ -116,9 +116,13 @@ def test_the_own_source_of_an_actor_is_named_as_commands_take_it(shell: Shell):
     assert "actor:till" in shell("inspect").stdout
     assert "1 message in actor:till" in shell("inspect").stdout
     assert own not in shell("inspect").stdout
+    ghost = default_source(identity("ghost"))
+    shell.enter({"ghost": [ghost]})
+    assert "actor:ghost" in shell("inspect").stdout, "no node runs it now"
+    assert ghost not in shell("inspect").stdout
     assert "reads orders, actor:till" in shell("inspect", "actor", "till").stdout
     assert "actor:till" in shell("inspect", "source", own).stdout
-    assert {source["name"] for source in shell.json("inspect")["sources"]} == {"orders", own}
+    assert {source["name"] for source in shell.json("inspect")["sources"]} == {"orders", own, ghost}
 
 
 def test_what_was_sent_to_a_misspelt_actor_is_found_with_the_reason_why_it_waits(shell: Shell):
