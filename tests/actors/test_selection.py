@@ -202,10 +202,12 @@ def test_only_what_reads_a_source_is_left_with_all_that_reads_nothing(sources: l
 def test_a_source_that_no_actor_reads_is_refused_with_those_that_are_read():
     with pytest.raises(SettingsError, match="no actor of this tree reads 'mial'; did you mean 'mails'"):
         reading(office(), ["mial"])
-    with pytest.raises(SettingsError, match=r"no actor of this tree reads 'x'; they read 'actor:clerk', .*'mails'"):
+    with pytest.raises(SettingsError, match=r"reads 'x'; the actors of this tree read 'actor:clerk', .*'mails'"):
         reading(office(), ["x"])
     with pytest.raises(SettingsError, match="sources wants a list of names, got 'mails'"):
         reading(office(), "mails")
+    with pytest.raises(SettingsError, match=r"wants the name of one source at least; .* read 'actor:clerk', .*'mails'"):
+        reading(office(), [])
 
 
 # ---- in one process ----

@@ -58,6 +58,8 @@ def reading(root: Supervisor, sources: Iterable[str]) -> Supervisor:
     `SettingsError` for a source that no actor of the tree reads.
     """
     wanted = _names("sources", sources)
+    if not wanted:
+        raise SettingsError(f"sources wants the name of one source at least; {_those_read(root)}")
     refuse_unread(root, wanted)
     there = _read_in(root)
     idle = {title for title, names in there.items() if names.isdisjoint(wanted)}
@@ -76,8 +78,15 @@ def refuse_unread(root: Spec, names: Iterable[str]) -> None:
     for name in unread(root, names):
         known = sorted({name for names in _read_in(root).values() for name in names})
         close = get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"they read {', '.join(map(repr, known))}"
+        hint = f"did you mean {close[0]!r}?" if close else _those_read(root)
         raise SettingsError(f"no actor of this tree reads {name!r}; {hint}")
+
+
+def _those_read(root: Spec) -> str:
+    """Name the sources that the actors of a tree read, an actor's own by its title."""
+    own = {child.settings.default_source for child in actors_of(root, everywhere=True)}
+    names = sorted({name for names in _read_in(root).values() for name in names} - own)
+    return f"the actors of this tree read {', '.join(map(repr, names)) or 'none'}"
 
 
 def _read_in(root: Spec) -> dict[str, set[str]]:
