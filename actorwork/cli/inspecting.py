@@ -321,7 +321,11 @@ def tables_of(overview: Overview) -> list[tuple[str, Sequence[str], list[Sequenc
         ),
         ("nodes", NODES, [_node_row(node) for node in overview.nodes]),
         (f"actors{_left_out(overview.actors_left_out)}", ACTORS, [_actor_row(one) for one in overview.actors]),
-        (f"sources{_left_out(overview.sources_left_out)}", SOURCES, [_source_row(one, titles) for one in overview.sources]),
+        (
+            f"sources{_left_out(overview.sources_left_out)}",
+            SOURCES,
+            [_source_row(one, titles) for one in overview.sources],
+        ),
     ]
     return [table for table in tables if table[2]]
 
