@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 import click
@@ -14,10 +14,12 @@ from actorwork.cli.output import as_json, many, print_json, print_table, printab
 from actorwork.cli.running import config_option
 
 if TYPE_CHECKING:
-    from actorwork.actors.tree.spec import Child, Supervisor
+    from actorwork.actors.tree.spec import Child, Process, Supervisor
     from actorwork.runtime.configuration.loading import Configuration
     from actorwork.settings import Settings
 
+Look: TypeAlias = "Callable[[Sequence[str]], tuple[Any, Any] | None]"
+"""Finds the value of a setting in the code of a tree, and its default; None if there is no such thing."""
 DEFAULT = "default"
 CODE = "code"
 
@@ -132,34 +134,85 @@ def _of_tables(configuration: Configuration) -> Iterator[Row]:
 
 
 def _of_tree(configuration: Configuration, root: Supervisor) -> Iterator[Row]:
-    from actorwork.runtime.configuration.changing import actors_in
+    from actorwork.runtime.configuration.changing import actors_in, processes_in
+    from actorwork.runtime.configuration.fields import ActorFields, LimitFields, ProcessFields
 
-    yield from (row for row in _of_tables(configuration) if not row.name.startswith("actors."))
-    by_title = {child.title: child for child in actors_in(root)}
-    for child in by_title.values():
-        yield from _of_actor(configuration, child)
+    actors = {child.title: child for child in actors_in(root)}
+    for title, child in actors.items():
+        yield from _of_part(configuration, ("actors", title), ActorFields, _of_actor(child))
+    for title, process in {process.title: process for process in processes_in(root)}.items():
+        yield from _of_part(configuration, ("processes", title), ProcessFields, _of_process(process))
+    named: dict[str, list[Any]] = {}
+    for limit in (limit for child in actors.values() for limit in child.settings.limits if limit.name):
+        named.setdefault(limit.name or "", []).append(limit)
+    for name, limits in named.items():
+        yield from _of_part(configuration, ("limits", name), LimitFields, _of_limits(limits))
 
 
-def _of_actor(configuration: Configuration, child: Child) -> Iterator[Row]:
-    from actorwork.runtime.configuration.changing import OWN_LIMITS, is_entity
-    from actorwork.runtime.configuration.fields import ActorFields
+def _of_part(configuration: Configuration, part: tuple[str, str], fields: type, look: Look) -> Iterator[Row]:
+    """Yield the settings of one actor, process or limit: those that are set, and what else it has."""
     from actorwork.runtime.configuration.sources import is_same, kind_of, options_of, written
-    from actorwork.settings import Settings
 
-    default = Settings(title=child.title)
+    table, title = part
     given = {
         setting.path[2:]: setting
         for setting in configuration.settings
-        if setting.path[0] == "actors" and is_same(setting.path[1], child.title)
+        if setting.path[0] == table and is_same(setting.path[1], title)
     }
-    for path, option in options_of(ActorFields).items():
+    for path, option in options_of(fields).items():
         kind, parts = kind_of(option), tuple(path.split("."))
-        name, setting = written(("actors", child.title, *parts)), given.get(parts)
+        name, setting = written((*part, *parts)), given.get(parts)
         if setting is not None:
             yield Row(name, kind.shown(setting.value), setting.origin)
-        elif parts[0] not in OWN_LIMITS and (parts[0] != "entities" or is_entity(child)):
-            value = _within(child.settings, parts)
-            yield Row(name, kind.shown(value), DEFAULT if value == _within(default, parts) else CODE)
+        elif (found := look(parts)) is not None:
+            value, default = found
+            yield Row(name, kind.shown(value), DEFAULT if value == default else CODE)
+
+
+def _of_actor(child: Child) -> Look:
+    from actorwork.runtime.configuration.changing import OWN_LIMITS, is_entity
+    from actorwork.settings import Settings
+
+    default = Settings(title=child.title)
+
+    def look(parts: Sequence[str]) -> tuple[Any, Any] | None:
+        if parts[0] in OWN_LIMITS or (parts[0] == "entities" and not is_entity(child)):
+            return None
+        return _within(child.settings, parts), _within(default, parts)
+
+    return look
+
+
+def _of_process(process: Process) -> Look:
+    from actorwork.policy.scaling import Scale
+
+    def look(parts: Sequence[str]) -> tuple[Any, Any] | None:
+        is_scaled = isinstance(process.replicas, Scale)
+        if is_scaled != (parts[0] == "scale") and parts[0] in ("scale", "replicas"):
+            return None
+        of: Any = process.replicas if parts[0] == "scale" else process
+        return getattr(of, parts[-1]), _fields_of(of)[parts[-1]].default
+
+    return look
+
+
+def _fields_of(value: Any) -> Mapping[str, attrs.Attribute[Any]]:
+    cls: type[Any] = type(value)
+    return attrs.fields_dict(cls)
+
+
+def _of_limits(limits: Sequence[Any]) -> Look:
+    """Look at the limits of one name, which may be of several kinds."""
+
+    def look(parts: Sequence[str]) -> tuple[Any, Any] | None:
+        (field,) = parts
+        for limit in limits:
+            known = _fields_of(limit)
+            if field in known:
+                return getattr(limit, field), known[field].default
+        return None
+
+    return look
 
 
 def _within(settings: Settings, parts: Sequence[str]) -> Any:

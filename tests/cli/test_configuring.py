@@ -79,6 +79,9 @@ def test_each_setting_is_shown_with_its_origin_and_secrets_are_masked(market: Sh
     assert whole['actors."till desk".sources'] == ("orders", "code")
     assert whole['actors."till desk".dead_letters.max_age'] == ("30d", "default")
     assert not any(".entities." in name for name in whole)
+    assert whole["processes.counter.max_memory"] == ("none", "default")
+    assert "processes.counter.scale.min" not in whole
+    assert (whole["limits.tax.per"], whole["limits.tax.scope"]) == (("1s", "default"), ("node", "default"))
 
 
 def test_how_states_are_kept_is_shown_of_entities(shell: Shell):
@@ -94,6 +97,28 @@ def test_how_states_are_kept_is_shown_of_entities(shell: Shell):
     assert whole["actors.account.entities.ttl"] == ("90d", "bank.toml")
     assert whole["actors.account.entities.history"] == ("5", "code")
     assert whole["actors.account.entities.idle"] == ("5m", "default")
+
+
+def test_what_the_code_says_of_processes_and_limits_is_shown(shell: Shell):
+    shell.folder.joinpath("plant.py").write_text(
+        "from actorwork import Actor, CircuitBreaker, Process, RateLimit, Scale, Settings, receive\n"
+        "class Press(Actor):\n"
+        "    settings = Settings(\n"
+        "        title='press', sources={'sheets'},\n"
+        "        limits=[RateLimit(5, name='power'), CircuitBreaker('power', failures=3)],\n"
+        "    )\n"
+        "    @receive\n"
+        "    async def take(self, message: int) -> None: ...\n"
+        "tree = [Process([Press], name='hall', replicas=Scale(max=3), max_memory='1GB')]\n"
+    )
+    found = rows(shell, "plant:tree")
+    assert {name: value for name, (value, origin) in found.items() if origin == "code"} == {
+        "actors.press.sources": "sheets",
+        "processes.hall.scale.max": "3",
+        "processes.hall.max_memory": "1000000000",
+        "limits.power.rate": "5",
+        "limits.power.failures": "3",
+    }
 
 
 def test_where_nothing_is_set_a_note_says_so(shell: Shell):
