@@ -197,8 +197,7 @@ def _of_process(process: Process) -> Look:
 
 
 def _fields_of(value: Any) -> Mapping[str, attrs.Attribute[Any]]:
-    cls: type[Any] = type(value)
-    return attrs.fields_dict(cls)
+    return {field.name: field for field in attrs.fields(type(value))}  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _of_limits(limits: Sequence[Any]) -> Look:
