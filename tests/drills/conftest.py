@@ -327,7 +327,7 @@ class Place:
     async def kill(self, node: Node) -> None:
         """Kill a node, and release its lease, as a parent process does: nothing waits until it has expired."""
         await node.kill()
-        assert await self.broker.release_lease(node.incarnation)
+        await self.broker.release_lease(node.incarnation)  # On a busy machine it may have expired by now.
 
     async def receipts(self) -> list[dict[str, Any]]:
         """Return the receipts of all settlements accepted since the last call."""

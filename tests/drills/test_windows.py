@@ -462,7 +462,7 @@ async def test_what_a_node_that_died_has_sent_to_another_slot_arrives_once(
 ):
     redis_cluster.flush()
     async with open_place(redis_cluster.url) as place:
-        dying = await drill.start_up("worker", redis_cluster.url, lease=2, max_crashes=MANY, crash_at=f"{point}:2")
+        dying = await drill.start_up("worker", redis_cluster.url, lease=60, max_crashes=MANY, crash_at=f"{point}:2")
         sent = await place.send_numbers("work", range(20))
         await dying.wait_killed()
         heir = await drill.start_up("worker", redis_cluster.url, lease=2, max_crashes=MANY)
@@ -488,7 +488,7 @@ async def test_a_batch_over_two_slots_is_summed_once_whenever_its_node_dies(
     assert len({key_slot(name) for name in ("left", "right", RECEIPTS)}) == 3
     async with open_place(redis_cluster.url) as place:
         sent = await place.send_numbers("left", range(4)) | await place.send_numbers("right", range(4, 8))
-        dying = await drill.start_up("summing", redis_cluster.url, lease=2, max_crashes=MANY, crash_at=point)
+        dying = await drill.start_up("summing", redis_cluster.url, lease=60, max_crashes=MANY, crash_at=point)
         sent |= await place.send_numbers("left", range(8, 30)) | await place.send_numbers("right", range(30, 50))
         await dying.wait_killed()
         heir = await drill.start_up("summing", redis_cluster.url, lease=2, max_crashes=MANY)
