@@ -33,12 +33,12 @@ async def waits_for(broker: Broker, info: RunInfo, steps: Sequence[StepInfo]) ->
         *(f"the pause {one.name!r}" for one in steps if one.kind == "nap" and one.status is Status.STARTED),
         *(f"`runs retry` of {one.name!r}" for one in steps if one.status is Status.HELD),
         *(["`runs resume`"] if info.status is Status.PAUSED else []),
-        *(f"a node with the actor {actor!r}: none runs it" for actor in await _without_node(broker, info, steps)),
+        *await _without_node(broker, info, steps),
     ]
 
 
 async def _without_node(broker: Broker, info: RunInfo, steps: Sequence[StepInfo]) -> list[str]:
-    """Return the actors of messages that wait in sources which no node reads, as far as nodes report it."""
+    """Return which nodes are missing: for messages that wait in sources which none reads, as far as nodes report it."""
     from actorwork.policy.runs.values import Status
 
     waiting = {one.source: one.actor for one in steps if one.message and one.status is Status.PENDING}
@@ -47,8 +47,13 @@ async def _without_node(broker: Broker, info: RunInfo, steps: Sequence[StepInfo]
     gathered = await gather(broker)
     if not gathered.is_whole:
         return []
-    unread = {actor for source, actor in waiting.items() if not _is_read(gathered.by_source.get(source, ()))}
-    return sorted(unread)
+    return sorted(
+        {
+            f"a node with the actor {actor!r}: none runs it" if actor else f"a node that reads {source!r}: none does"
+            for source, actor in waiting.items()
+            if not _is_read(gathered.by_source.get(source, ()))
+        }
+    )
 
 
 def _is_read(places: Iterable[Place]) -> bool:

@@ -155,7 +155,7 @@ class Inspection:
             actors=tuple(actors[:limit]),
             sources=tuple(sources[:limit]),
             pauses=tuple(gathered.pauses),
-            problems=tuple(_problems(gathered, actors, sources)[:limit]),
+            problems=tuple(of_each_kind(_problems(gathered, actors, sources), limit)),
             backlog=sum(one.backlog for one in sources),
             handling=sum(place.part.handling for place in places),
             delayed=sum(one.delayed for one in sources),
@@ -434,6 +434,16 @@ def _pause(pauses: Sequence[Pause], kind: str, name: str) -> Pause | None:
 def _urgency(source: SourceInfo) -> tuple[bool, float, str]:
     """Order sources: those where nothing happens first, then those with a backlog, the oldest in front."""
     return source.why is None or source.why.is_fine, -(source.oldest or 0.0) if source.backlog else 1.0, source.name
+
+
+def of_each_kind(problems: Sequence[Problem], limit: int) -> list[Problem]:
+    """Return at most `limit` problems, in their order; a thousand of one kind leave room for those of the others."""
+    counts: dict[str, int] = {}
+    turns: list[tuple[int, int]] = []
+    for place, one in enumerate(problems):
+        counts[one.kind] = counts.get(one.kind, 0) + 1
+        turns.append((counts[one.kind], place))
+    return [problems[place] for place in sorted(place for _, place in sorted(turns)[:limit])]
 
 
 def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence[SourceInfo]) -> list[Problem]:

@@ -94,6 +94,25 @@ async def test_the_overview_shows_eight_problems_at_first_and_the_last_hour():
         assert "Megabytes: 0 in the last 60 minutes" in page
 
 
+async def test_a_hundred_lost_nodes_leave_room_for_the_other_problems():
+    async with visit() as guest:
+        now, _ = await guest.broker.reports.nodes()
+        for number in range(120):
+            report = NodeReport(
+                name=f"host{number}:1", host="h", pid=1, version="1", started=now, at=now, lease=10, blocked="at rest"
+            )
+            report = attrs.evolve(report, state="blocked")
+            await guest.broker.reports.write(f"{number:032x}", written(report), now=now, ttl=600)
+        await bury(guest.broker, "orders", {"a": 1})
+        await enter(guest.broker, {"till": ["orders"]})
+        facts = await guest.json("/overview")
+        assert len(facts["problems"]) == 100
+        assert [one["kind"] for one in facts["problems"] if one["is_first"]] == [*["node"] * 7, "dead letters"]
+        page = await guest.page("/overview")
+        assert "<summary>92 more</summary>" in page
+        assert page.index("1 dead letter") < page.index("92 more")
+
+
 async def test_a_page_is_drawn_as_the_whole_and_again_as_its_middle():
     async with visit() as guest:
         assert "<h1>Overview</h1>" in await guest.page("/")
@@ -167,6 +186,10 @@ async def test_a_node_is_shown_with_its_tree_its_messages_and_its_stacks():
         stacks = await guest.json(f"/nodes/{node['id']}/stacks")
         assert any("sleep_forever" in line for stack in stacks["stacks"] for line in stack["lines"])
         assert "sleep_forever" in await guest.page(f"/node/stacks?id={node['id']}")
+        first, *others = (await guest.json("/node/stacks", id=node["id"], actor="clerk"))["stacks"]
+        assert (first["is_open"], any("sleep_forever" in line for line in first["lines"])) == (True, True)
+        assert not others[-1]["is_open"]
+        assert f"/node/stacks?id={node['id']}&amp;actor=clerk" in await guest.page("/message?id=stuck&source=letters")
         await guest.do("/nodes/cancel", node=node["id"], source="letters", message="stuck")
         while handled(await guest.json(f"/nodes/{node['id']}")):  # noqa: ASYNC110 - as above
             await trio.sleep(0.05)
@@ -182,6 +205,20 @@ async def test_a_node_is_stopped():
         await guest.do("/nodes/stop", 404, id="no such node")
         await guest.json("/node", 404, id="no such node")
         await guest.json("/nodes/nothing/stacks", 404)
+
+
+async def test_a_node_is_paused_and_resumed_from_its_page():
+    async with visit_with_a_node("operator") as (guest, system):
+        page = f"/node?id={system.node_id}"
+        name = (await guest.json("/node", id=system.node_id))["name"]
+        assert 'action="/pauses/pause"' in await guest.page(page)
+        await guest.do("/pauses/pause", kind="node", name=name)
+        assert (await guest.json("/node", id=system.node_id))["pause"] == {"kind": "node", "name": name}
+        assert 'action="/pauses/resume"' in await guest.page(page)
+        await guest.do("/pauses/resume", kind="node", name=name)
+        # All nodes of a host are paused together, and each page ends that.
+        await guest.do("/pauses/pause", kind="node", name=name.rpartition(":")[0])
+        assert (await guest.json("/node", id=system.node_id))["pause"]["name"] == name.rpartition(":")[0]
 
 
 async def test_an_operator_takes_no_stacks():
@@ -384,7 +421,8 @@ async def test_a_run_is_shown_with_its_graph_and_cancelled():
         assert "<style" not in page
         assert "first &lt;b&gt;" in page
         assert "first <b>" not in page
-        assert (await guest.json("/run", id="r1"))["steps_total"] == 2
+        facts = await guest.json("/run", id="r1")
+        assert (facts["steps_total"], facts["waits"]) == (2, ["the signal 'then'", "a node that reads 'a': none does"])
         await guest.do("/runs/signal", 400, id="r1", name="then", value="{")
         await guest.do("/runs/signal", 400, id="r1", name="then", value="3")
         await guest.do("/runs/signal", id="r1", name="then", value="true")
@@ -433,7 +471,7 @@ async def test_a_lock_is_listed_with_its_owner_and_those_that_wait_for_it():
         open_system(Ledger, broker=guest.broker, grace=0.1) as system,
         open_client(guest.broker) as client,
     ):
-        assert "No actor uses a lock now" in await guest.page("/pauses")
+        assert "No actor uses one now" in await guest.page("/pauses")
         for name in ("one", "two"):
             await client.ref(Ledger).submit({"amount": 1}, id=name)
         found: list[Any] = []
@@ -461,7 +499,7 @@ async def test_a_trigger_of_an_actor_that_runs_is_on():
 
 async def test_what_limits_and_open_circuits_hold_back_is_listed_together_over_all_nodes():
     async with visit() as guest:
-        assert "No limit holds anything back" in await guest.page("/pauses")
+        assert "None holds messages back now" in await guest.page("/pauses")
         now, _ = await guest.broker.reports.nodes()
         for number, (waiting, until) in enumerate([(3, now + 60), (4, now + 30)]):
             circuit = HoldUp(kind="circuit", name="<smtp>", waiting=1, until=now + 90)

@@ -228,7 +228,7 @@ async def plan_put(sight: Sight, form: Form) -> Plan:
                 force=form.flag("force"),
             )
         except StateConflict as error:
-            raise Refused(str(error), 409) from None
+            raise _conflict(error, actor) from None
         return Done(f"the state of {key!r} has the version {new} now", 1)
 
     same = " It is unchanged." if before is not None and data == before.data else ""
@@ -264,7 +264,7 @@ async def plan_forget(sight: Sight, form: Form) -> Plan:
         try:
             was_there = await states.forget(*place, key, version=version, force=form.flag("force"))
         except StateConflict as error:
-            raise Refused(str(error), 409) from None
+            raise _conflict(error, actor) from None
         return Done(f"forgot the state of {key!r}" if was_there else f"{key!r} had no state any more", int(was_there))
 
     return Plan(
@@ -276,6 +276,10 @@ async def plan_forget(sight: Sight, form: Form) -> Plan:
         is_grave=True,
         back=f"/entities?{urlencode({'actor': actor})}",
     )
+
+
+def _conflict(error: StateConflict, actor: str) -> Refused:
+    return Refused(f"{error}; if its messages change it all the time, pause the actor {actor!r} first", 409)
 
 
 def _number(form: Form, name: str, current: int) -> int:

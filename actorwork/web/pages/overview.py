@@ -9,8 +9,10 @@ import anyio
 
 from actorwork.clients.purging import PORTION
 from actorwork.inspection import Inspection, PartReport, SourceInfo, as_json
+from actorwork.inspection.inspecting import of_each_kind
 from actorwork.inspection.words import source_in_words
 from actorwork.policy import history
+from actorwork.policy.pauses import is_there
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, default_source, identity
 from actorwork.state.known_actors import known_actors
 from actorwork.web.rendering import word
@@ -29,6 +31,10 @@ PARTS: Final = 600
 """Parts of a tree on a page."""
 PROGRAMS: Final = 20
 """Programs on a page, with their trees."""
+FIRST: Final = 8
+"""Problems that the overview shows at first."""
+OPEN: Final = 40
+"""Stacks that are open at first."""
 DRAWN: Final = 4
 """Trees that are drawn on a page; those of others are lists."""
 
@@ -46,7 +52,9 @@ async def view(sight: Sight) -> dict[str, Any]:
     for source in facts["sources"]:
         source["label"] = source_in_words(source["name"], [*source["actors"], *titles])
     stalled = {actor.title for actor in found.actors if actor.entities is not None and actor.entities.stalled}
-    for problem in facts["problems"]:
+    first = set(map(id, of_each_kind(found.problems, FIRST)))
+    for one, problem in zip(found.problems, facts["problems"], strict=True):
+        problem["is_first"] = id(one) in first
         problem["is_of_entity"] = problem["kind"] == "actor" and problem["name"] in stalled
         problem["label"] = (
             source_in_words(problem["name"], titles) if problem["kind"] in _OF_SOURCES else problem["name"]
@@ -107,11 +115,18 @@ async def view_node(sight: Sight) -> dict[str, Any]:
     facts: dict[str, Any] = as_json(node)
     if facts["report"] is not None and node.report is not None:
         facts["report"]["tree"] = None
+        facts["pause"] = await _pause_of(sight, node.name, node.report.process)
         past = history.read(node.report.history)
         facts["past"] = None if past is None else as_json(history.summed([past], node.report.at))
         facts["parts"] = list(_rows(node.report.tree, node.id))[:PARTS]
         facts["graph"] = tree_svg(node.report.tree, node.report.at, node.name)
     return facts
+
+
+async def _pause_of(sight: Sight, node: str, process: str) -> dict[str, str] | None:
+    found = await sight.broker.pauses.list()
+    one = next((pause for pause in found if is_there(pause, node=node, process=process)), None)
+    return None if one is None else {"kind": one.kind, "name": one.name}
 
 
 async def view_actors(sight: Sight) -> dict[str, Any]:
@@ -139,6 +154,7 @@ async def view_actors(sight: Sight) -> dict[str, Any]:
         "next": first + PROGRAMS if len(trees) >= first + PROGRAMS else None,
         "is_cut": left < 0,
         "most_parts": PARTS,
+        "most_drawn": DRAWN,
         "limit": limit,
         "actors": as_json([*actors[:limit]]),
         "total": len(actors),
@@ -156,11 +172,19 @@ def _rows(part: PartReport, node: str, depth: int = 0, path: str = "") -> Iterat
 
 
 async def view_stacks(sight: Sight) -> dict[str, Any]:
-    """Show where the threads and tasks of a node are now."""
+    """Show where the threads and tasks of a node are now; those of an actor first, if one is given."""
     try:
-        return as_json(await inspection_of(sight).stacks(sight.needed("id")))
+        facts: dict[str, Any] = as_json(await inspection_of(sight).stacks(sight.needed("id")))
     except LookupError as error:
         raise not_found(str(error)) from None
+    actor = facts["actor"] = sight.text("actor")
+    stacks: list[dict[str, Any]] = facts["stacks"]
+    for number, one in enumerate(stacks):
+        # As executors and incarnations name their tasks.
+        is_of_actor = one["kind"] == "task" and (one["name"] == actor or one["name"].startswith(f"{actor} executor "))
+        one["is_open"] = is_of_actor if actor else number < OPEN
+    stacks.sort(key=lambda one: bool(actor) and not one["is_open"])
+    return facts
 
 
 # ---- actions ----

@@ -14,6 +14,8 @@ from actorwork.web.pages.overview import inspection_of
 from actorwork.web.rendering import sentence
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight
 
+MOST: Final = 1000
+"""Pauses on the page."""
 MOST_NAMES: Final = 500
 """Actors and sources that a form suggests."""
 MOST_LIMITS: Final = 500
@@ -41,7 +43,8 @@ async def view(sight: Sight) -> dict[str, Any]:
     known = await known_actors(sight.broker.values)
     limits = _limits(gathered)
     return {
-        "pauses": [pause_in_json(one) for one in gathered.pauses],
+        "pauses": [pause_in_json(one) for one in gathered.pauses[:MOST]],
+        "pauses_total": len(gathered.pauses),
         "limits": limits[:MOST_LIMITS],
         "limits_total": len(limits),
         "locks": _locks(gathered)[:MOST_LIMITS],

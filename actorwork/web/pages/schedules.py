@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from actorwork.inspection.schedules import Known, actors_without_node, in_json, known_triggers
 from actorwork.policy.pauses import trigger_name
@@ -14,8 +14,9 @@ from actorwork.web.pages.pausing import MOST_NAMES, pause_in_json
 from actorwork.web.pages.trigger_changes import details, fields, find, message_in_json, pretty_message, stamp_of
 from actorwork.web.request import Action, Done, Form, Page, Plan, Sight
 
-MOST = 2000
-"""The most triggers that a page shows."""
+MOST: Final = 3000
+SHOWN: Final = 200
+"""Triggers on a page that does not ask for more: a page that follows is sent again each second."""
 
 
 async def view(sight: Sight) -> dict[str, Any]:
@@ -23,11 +24,12 @@ async def view(sight: Sight) -> dict[str, Any]:
     records, pauses = await sight.broker.triggers.list(), await sight.broker.pauses.list()
     actor = sight.text("actor")
     chosen = [one for one in records if not actor or one.definition.actor == actor]
-    shown = chosen[:MOST]
+    limit = sight.number("limit", SHOWN, most=MOST)
+    shown = chosen[:limit]
     without_node = await actors_without_node(sight.broker, shown)
     found = [_facts(sight, one) for one in known_triggers(shown, pauses, without_node)]
     known = sorted(await known_actors(sight.broker.values))[:MOST_NAMES]
-    return {"triggers": found, "total": len(chosen), "shown": len(found), "actor": actor, "actors": known}
+    return {"triggers": found, "total": len(chosen), "limit": limit, "actor": actor, "actors": known}
 
 
 async def view_one(sight: Sight) -> dict[str, Any]:
