@@ -46,7 +46,7 @@ from actorwork.web.pages import (
     trigger_changes,
 )
 from actorwork.web.rendering import renderer
-from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, not_found
+from actorwork.web.request import Action, Done, Form, Page, Plan, Progress, Refused, Sight, not_found
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Any]
@@ -140,6 +140,7 @@ class Dashboard:
         self._sending = secret_numbers.token_hex(8)
         self._sent = 0
         self._streams = live.Streams()
+        self._under_way: dict[tuple[str, str], Progress] = {}
         self.is_closing = False
 
     def __repr__(self) -> str:
@@ -231,6 +232,10 @@ class Dashboard:
             name = HOME
         if name == "/live" and not is_api:
             return await self._stream(request, access, root)
+        if name == "/under-way" and is_api:
+            # Of an action that this user has sent: other ones have other names for theirs.
+            found = self._under_way.get((access.who, request.query_params.get("id", "")))
+            return _json_response({"so_far": None if found is None else found.count})
         page = PAGES.get(name)
         if page is None:
             named = _named(name) if is_api else None
@@ -339,7 +344,12 @@ class Dashboard:
             return _json_response(facts) if is_api else self._confirm(access, root, action, form, facts, plan)
         if self._options.is_reason_needed and not form.text("reason").strip():
             raise Refused("this dashboard wants a reason for each action: the field 'reason'")
-        done = await self._carry_out(sight, action, plan, form.text("reason"), _address(request))
+        mark = access.who, form.text("under_way")[:100]
+        self._under_way[mark] = sight.progress
+        try:
+            done = await self._carry_out(sight, action, plan, form.text("reason"), _address(request))
+        finally:
+            self._under_way.pop(mark, None)
         facts = {"done": done.text, "how_many": done.how_many, "problems": list(done.problems)}
         if is_api:
             return _json_response(facts)

@@ -38,6 +38,13 @@ def not_found(text: str) -> Refused:
     return Refused(text, 404)
 
 
+@attrs.define(eq=False)
+class Progress:
+    """How many of its objects an action has changed so far."""
+
+    count: int = 0
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Sight:
     """What a view looks at, and with whose eyes."""
@@ -54,6 +61,8 @@ class Sight:
     """Begins the ids of messages that are sent from here."""
     remembered: MutableMapping[str, Any] = attrs.field(factory=dict[str, Any])
     """What a view keeps for its next look, while a page follows; empty at its first look."""
+    progress: Progress = attrs.field(factory=Progress)
+    """What an action that takes a while adds to."""
 
     def text(self, name: str, default: str = "") -> str:
         """Return a parameter of the page."""

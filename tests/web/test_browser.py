@@ -438,6 +438,30 @@ def test_an_update_leaves_ticks_and_the_focus_in_a_list_that_grows_and_shrinks(s
         assert is_at(page, "[aria-label='Message torn-1']")
 
 
+def test_an_action_that_takes_longer_than_a_second_says_that_it_is_under_way(shop: str, chromium: Any):
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if "under_way" in route.request.post_data:
+            held.append(route)
+        else:
+            route.continue_()
+
+    with window(chromium) as page:
+        page.goto(f"{shop}/pauses")
+        page.route("**/api/pauses/pause", hold)
+        page.locator("select[name=kind]").select_option("actor")
+        page.get_by_label("Name", exact=True).fill("cart")
+        page.get_by_role("button", name="Pause", exact=True).click()
+        page.locator("dialog button.main").click()
+        page.locator("#said", has_text="Under way").wait_for()
+        held[0].continue_()
+        page.locator("#said", has_text="Paused actor 'cart'").wait_for()
+        page.get_by_role("button", name="Resume cart").click()
+        page.locator("dialog button.main").click()
+        page.get_by_role("button", name="Resume cart").wait_for(state="detached")
+
+
 def test_chosen_steps_of_a_run_are_retried(shop: str, chromium: Any):
     with window(chromium) as page:
         page.goto(f"{shop}/run?id=run-3")

@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -309,6 +310,34 @@ async def test_dead_letters_are_grouped_replayed_and_dropped():
         await guest.do("/dead/drop", 400)
         dropped, replayed = await guest.broker.audit.list()
         assert (replayed.how_many, dropped.how_many) == (5, 1)
+
+
+async def test_an_action_that_takes_a_while_says_to_its_user_how_far_it_is(monkeypatch: pytest.MonkeyPatch):
+    async with visit() as guest:
+        await bury(guest.broker, "letters", {"a": 1, "b": 2})
+        await bury(guest.broker, "orders", {"c": 3})
+        drop, may_go_on = guest.broker.dead_letters.drop, trio.Event()
+
+        async def drop_slowly(source: str, entries: Sequence[str]) -> int:
+            if source == "orders":
+                await may_go_on.wait()
+            return await drop(source, entries)
+
+        monkeypatch.setattr(guest.broker.dead_letters, "drop", drop_slowly)
+
+        async def so_far(id: str) -> int | None:
+            return (await guest.json("/under-way", id=id))["so_far"]
+
+        assert await so_far("mine") is None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(guest.do, "/dead/drop", all="yes", under_way="mine"))
+            with trio.fail_after(60):
+                while await so_far("mine") != 2:  # noqa: ASYNC110 - that it is asked for is the point
+                    await trio.sleep(0.01)
+            assert await so_far("yours") is None
+            may_go_on.set()
+        assert await so_far("mine") is None
+        assert (await guest.broker.audit.list())[0].how_many == 3
 
 
 async def test_a_letter_is_edited_and_replayed_and_masked_secrets_stay_as_they_were():

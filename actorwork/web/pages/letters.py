@@ -175,8 +175,14 @@ def _planning(verb: str, done: str, act: _Act, *, is_grave: bool) -> Callable[[S
         async def do() -> Done:
             problems: list[str] = []
             changed = 0
+
+            async def counted(letters: DeadLetters, source: str, names: Sequence[str]) -> int:
+                some = await act(letters, source, names)
+                sight.progress.count += some
+                return some
+
             for page in found:
-                changed += await act_on(sight.broker.dead_letters, page, act, problems)
+                changed += await act_on(sight.broker.dead_letters, page, counted, problems)
             text = f"{done} {_many(changed)}"
             if changed + len(problems) < count:
                 text += f"; {count - changed - len(problems):,} no longer existed"

@@ -250,6 +250,7 @@ async def plan_purge(sight: Sight, form: Form) -> Plan:
         while dropped < most:
             some = await purging.drop(source, reason=reason, most=min(PORTION, most - dropped))
             dropped += some
+            sight.progress.count = dropped
             if some == 0:
                 break
         return Done(f"dropped {dropped:,} {word(dropped, 'message')} of {source!r}", dropped)

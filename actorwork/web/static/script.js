@@ -244,6 +244,15 @@
     return facts;
   }
 
+  // What takes longer than a second says how far it is; the answer may come later than that of the action itself.
+  async function tell(mark, total) {
+    said.dataset.of = mark;
+    const answer = await fetch(`${base}/api/under-way?id=${encodeURIComponent(mark)}`).catch(() => null);
+    const count = answer?.ok ? (await answer.json()).so_far : null;
+    if (said.dataset.of !== mark) return;
+    say(count && total ? `Under way: ${count.toLocaleString()} of ${total.toLocaleString()}` : "Under way …", false, 60000);
+  }
+
   // No button of the form, whose first one the Enter key takes: a reason and Enter would cancel.
   const no = ask.querySelector("button[type=button]");
   no.addEventListener("click", () => ask.close("no"));
@@ -276,10 +285,15 @@
     const button = event.submitter;
     try {
       if (button) button.disabled = true;
-      const reason = await confirmed(await post(path, { ...fields, dry_run: true }));
+      const asked = await post(path, { ...fields, dry_run: true });
+      const reason = await confirmed(asked);
       if (reason === null) return;
-      const waiting = setTimeout(() => say("Under way …", false, 60000), 700);
-      const facts = await post(path, { ...fields, reason }).finally(() => clearTimeout(waiting));
+      const mark = `${Date.now()}-${Math.random()}`;
+      const waiting = setInterval(() => tell(mark, asked.how_many), 1000);
+      const facts = await post(path, { ...fields, reason, under_way: mark }).finally(() => {
+        clearInterval(waiting);
+        said.dataset.of = "";
+      });
       say(facts.done, facts.problems.length > 0);
       if (form.dataset.then) setTimeout(() => location.assign(base + form.dataset.then), 900);
       else { form.reset(); await again(); }
