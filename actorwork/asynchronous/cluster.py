@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
+from actorwork.asynchronous.link import Outgoing
 from actorwork.asynchronous.redis import LOST, AsyncioRedis
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
@@ -38,10 +39,10 @@ class _Primary(AsyncioRedis):
     def start(self) -> None:
         self._connecting = self._loop.create_task(self._reconnect())
 
-    def _issue(self, data: bytes, count: int, *, idempotent: bool) -> Any:
+    def issue(self, request: Outgoing) -> None:
         if self._is_closed:
             raise _Closed
-        return super()._issue(data, count, idempotent=idempotent)
+        super().issue(request)
 
     def abandon(self) -> None:
         """End the connection; what has not been sent, or may be sent again, gets `_Closed`."""
@@ -52,8 +53,7 @@ class _Primary(AsyncioRedis):
             self._link.fail(ConnectionError(f"{self.address.url} is no primary any more"))
         queued, self._queued = self._queued, []
         for request in queued:
-            if not request.done.done():
-                request.done.set_exception(_Closed())
+            request.refuse(_Closed())
 
 
 class AsyncioCluster(SubscribedRouting):

@@ -1,7 +1,7 @@
 """One open connection: commands of any number of tasks, replies matched in their order.
 
 The socket is opened by blocking calls in a thread (`transport.address.open_socket`), and then watched by the loop. What
-tasks send within one turn of the loop leaves in one write.
+tasks send within one turn of the loop leaves in one write, at its end; `flush` sends what there is before that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -21,9 +21,40 @@ from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader
 _READ_SIZE: Final = 65536
 
 
+class Outgoing(Protocol):
+    """Commands on their way, and those who wait for their replies."""
+
+    count: int
+    """How many replies there will be."""
+    idempotent: bool
+    is_sent: bool
+    replies: list[Any]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing waits for the replies any more."""
+        ...
+
+    def seal(self) -> bytes:
+        """Return the commands as they are sent now; empty if there is nothing to send any more."""
+        ...
+
+    def answer(self) -> None:
+        """Pass on the replies: all have come."""
+        ...
+
+    def refuse(self, error: Exception) -> None:
+        """Pass on that there will be no replies."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel the wait for the replies."""
+        ...
+
+
 @attrs.define(eq=False)
 class Request:
-    """Commands on their way, and who waits for their replies."""
+    """Implements `Outgoing` for commands that are complete, and one task."""
 
     data: bytes
     count: int
@@ -31,6 +62,24 @@ class Request:
     done: asyncio.Future[list[Any]]
     replies: list[Any] = attrs.field(factory=list[Any])
     is_sent: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.done.done()
+
+    def seal(self) -> bytes:
+        return self.data
+
+    def answer(self) -> None:
+        if not self.done.done():  # else its task was cancelled
+            self.done.set_result(self.replies)
+
+    def refuse(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def cancel(self) -> None:
+        self.done.cancel()
 
 
 class Link:
@@ -41,7 +90,7 @@ class Link:
         opened: RedisPyConnection,
         loop: asyncio.AbstractEventLoop,
         on_push: Callable[[list[Any]], None],
-        lost: Callable[[Exception, list[Request]], None],
+        lost: Callable[[Exception, list[Outgoing]], None],
     ) -> None:
         self._opened = opened
         self._socket: Any = opened._sock  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as the transport does
@@ -52,8 +101,9 @@ class Link:
         self._on_push = on_push
         self._lost = lost
         self._reader = new_reader()
-        self._waiting: deque[Request] = deque()
-        self._unsent: list[bytes] = []
+        self._waiting: deque[Outgoing] = deque()
+        """Those that have been sent, in the order in which their replies will come."""
+        self._unsent: list[Outgoing] = []
         self._rest: memoryview | None = None
         self._is_flushing = False
         self.is_closed = False
@@ -61,25 +111,32 @@ class Link:
         loop.add_reader(self._fileno, self._readable)
 
     def __repr__(self) -> str:
-        return f"<Link {self.client_id}, {len(self._waiting)} waiting{', closed' if self.is_closed else ''}>"
+        waiting = len(self._waiting) + len(self._unsent)
+        return f"<Link {self.client_id}, {waiting} waiting{', closed' if self.is_closed else ''}>"
 
-    def send(self, request: Request) -> None:
+    def send(self, request: Outgoing) -> None:
         """Send a request with the others of this turn of the loop."""
-        self._waiting.append(request)
-        self._unsent.append(request.data)
+        self._unsent.append(request)
         if not self._is_flushing:
             self._is_flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._end_turn)
 
-    def _flush(self) -> None:
+    def _end_turn(self) -> None:
         self._is_flushing = False
-        if self.is_closed or self._rest is not None:
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what there is, unless the socket takes no more at present: then it leaves as soon as it does."""
+        if self.is_closed or self._rest is not None or not self._unsent:
             return
-        data = b"".join(self._unsent)
-        self._unsent.clear()
-        for request in self._waiting:
-            request.is_sent = True
-        self._write(memoryview(data))
+        unsent, self._unsent = self._unsent, []
+        pieces: list[bytes] = []
+        for request in unsent:
+            if piece := request.seal():
+                request.is_sent = True
+                self._waiting.append(request)
+                pieces.append(piece)
+        self._write(memoryview(b"".join(pieces)))
 
     def _write(self, data: memoryview) -> None:
         try:
@@ -98,8 +155,8 @@ class Link:
         self._loop.remove_writer(self._fileno)
         if rest is not None:
             self._write(rest)
-        if self._rest is None and self._unsent:
-            self._flush()
+        if self._rest is None:
+            self.flush()
 
     def _readable(self) -> None:
         try:
@@ -136,16 +193,16 @@ class Link:
         replies.append(reply)
         if len(replies) == request.count:
             self._waiting.popleft()
-            if not request.done.done():  # else its task was cancelled
-                request.done.set_result(replies)
+            request.answer()
 
     def fail(self, error: Exception) -> None:
         """Close the connection, and hand over the requests that wait, with the error."""
         if self.is_closed:
             return
         self.close()
-        waiting = list(self._waiting)
+        waiting = [*self._waiting, *self._unsent]
         self._waiting.clear()
+        self._unsent.clear()
         self._lost(error, waiting)
 
     def close(self) -> None:

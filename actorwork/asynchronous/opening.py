@@ -59,6 +59,7 @@ async def open_client(
 async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple[Broker, AsyncioDriver]:
     # Imported here, as in `brokers`: the other broker's packages are not needed.
     from actorwork.asynchronous.changes import RedisChanges  # noqa: PLC0415
+    from actorwork.asynchronous.gathering import GatheringPublisher  # noqa: PLC0415
     from actorwork.asynchronous.redis import AsyncioRedis  # noqa: PLC0415
     from actorwork.asynchronous.replies import RedisReplies  # noqa: PLC0415
     from actorwork.streams.diagnosis import refuse_what_loses_messages  # noqa: PLC0415
@@ -120,7 +121,8 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
 
         return DurablePublisher(open_another, asyncio.Lock())
 
-    sending = RedisSending(commands, address, emit, shared_url=url, sleep=asyncio.sleep)
+    publisher = GatheringPublisher(commands) if isinstance(commands, AsyncioRedis) else None
+    sending = RedisSending(commands, address, emit, shared_url=url, sleep=asyncio.sleep, publisher=publisher)
     sending.durable = durable
     return cast("Any", sending), AsyncioDriver(open_replies, open_changes)
 

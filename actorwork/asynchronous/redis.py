@@ -13,7 +13,7 @@ from random import SystemRandom
 from typing import Any, Final
 
 from actorwork.asynchronous.driver import check_loop
-from actorwork.asynchronous.link import Link, Request
+from actorwork.asynchronous.link import Link, Outgoing, Request
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address, open_socket
@@ -49,7 +49,7 @@ class AsyncioRedis(CommonCommands):
         self._on_back = on_back
         self._emit = emit
         self._link: Link | None = None
-        self._queued: list[Request] = []
+        self._queued: list[Outgoing] = []
         """Requests that wait for a connection."""
         self._channels: set[bytes] = set()
         self._connecting: asyncio.Task[None] | None = None
@@ -138,15 +138,24 @@ class AsyncioRedis(CommonCommands):
             await self._pause(refusals + 3, refused)
 
     def _issue(self, data: bytes, count: int, *, idempotent: bool) -> Request:
+        request = Request(data, count, idempotent, self._loop.create_future())
+        self.issue(request)
+        return request
+
+    def issue(self, request: Outgoing) -> None:
+        """Send a request at the end of this turn of the loop; without a connection, as soon as there is one."""
         check_loop(self._loop)
         if self._is_closed:
             raise BrokerError(f"this client of {self.address.url} is closed")
-        request = Request(data, count, idempotent, self._loop.create_future())
         if self._link is None:
             self._queued.append(request)
         else:
             self._link.send(request)
-        return request
+
+    def flush(self) -> None:
+        """Send now what waits for the end of this turn of the loop."""
+        if self._link is not None:
+            self._link.flush()
 
     # ---- connections ----
 
@@ -160,20 +169,20 @@ class AsyncioRedis(CommonCommands):
             link.send(Request(pack(("SUBSCRIBE", channel)), 1, True, self._loop.create_future()))  # noqa: FBT003
         queued, self._queued = self._queued, []
         for request in queued:
-            if not request.done.done():
+            if not request.is_over:
                 request.replies.clear()
                 link.send(request)
 
-    def _lost(self, error: Exception, waiting: list[Request]) -> None:
+    def _lost(self, error: Exception, waiting: list[Outgoing]) -> None:
         link, self._link = self._link, None
         client_id = -1 if link is None else link.client_id
         for request in waiting:
-            if request.done.done():
+            if request.is_over:
                 continue
             if request.idempotent or not request.is_sent:
                 self._queued.append(request)
             else:
-                request.done.set_exception(
+                request.refuse(
                     MayHaveExecuted(
                         f"the connection to {self.address.url} was lost ({error}) while a command waited for its reply:"
                         " it may have executed",
@@ -193,8 +202,7 @@ class AsyncioRedis(CommonCommands):
                 await self._pause(failures, str(error))
             except BrokerError as error:
                 for request in self._queued:
-                    if not request.done.done():
-                        request.done.set_exception(ConnectionError(str(error)))
+                    request.refuse(ConnectionError(str(error)))
                 self._queued.clear()
                 failures += 1
                 await self._pause(10, str(error))
@@ -221,5 +229,5 @@ class AsyncioRedis(CommonCommands):
         if link is not None:
             link.fail(ConnectionError("closed"))
         for request in self._queued:
-            request.done.cancel()
+            request.cancel()
         self._queued.clear()

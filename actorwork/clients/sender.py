@@ -6,7 +6,7 @@ The place for replies is opened by the first `ask`: it outlives that call, and m
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final, Protocol
 
@@ -167,9 +167,11 @@ class Sender:
         route = route or self._route
         if self._observers:
             with self._observed([envelope]) as observed:
-                kept = await self._published(observed[0], route)
+                envelope = observed[0]
+                answer = await self._publishing(envelope, route)
         else:
-            kept = await self._published(envelope, route)
+            answer = await self._publishing(envelope, route)
+        kept = answer if isinstance(answer, str) else envelope.id
         unique = envelope.unique
         if kept == envelope.id:
             self.sent += 1
@@ -181,16 +183,15 @@ class Sender:
             )
         return kept
 
-    async def _published(self, envelope: Envelope, route: PublishRoute) -> str:
+    def _publishing(self, envelope: Envelope, route: PublishRoute) -> Awaitable[int | str | None]:
+        """Return what publishes a message. Its result is a text only where that is the id of a message with the key."""
         if envelope.unique is not None:
-            return await route.publish_unique(envelope)
+            return route.publish_unique(envelope)
         if envelope.id is self._unsent_id:
             # From here on the broker may have the message, so a second send of this envelope must check its id.
             self._unsent_id = None
-            await route.publish_new(envelope)
-        else:
-            await route.publish([envelope])
-        return envelope.id
+            return route.publish_new(envelope)
+        return route.publish([envelope])
 
     async def ask(
         self,

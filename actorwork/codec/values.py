@@ -6,7 +6,7 @@ A value that JSON itself has is written and read without `conversion`, and so wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.codec.kinds import is_message_class, wire_name
@@ -66,9 +66,20 @@ def encoder_of(annotation: Any) -> Callable[[Any], bytes]:
 def encode(message: object) -> tuple[bytes, str | None]:
     """Return a message's JSON and the wire name of its type (None for a JSON value); raise `CodecError`."""
     cls = type(message)
-    if cls is dict or not is_message_class(cls):
+    to_json = None if cls is dict else _of_message_class(cls)
+    if to_json is None:
         return dumps(message), None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    return encode_value(message), wire_name(cls)
+    return dumps(to_json(message)), wire_name(cls)
+
+
+@lru_cache(1000)  # Classes may be made at run time.
+def _of_message_class(cls: type) -> Callable[[Any], Json] | None:
+    """Return what makes JSON values of messages of a class; None for a class without a type on the wire."""
+    if not is_message_class(cls):
+        return None
+    from actorwork.codec.conversion import unstructure_hook_of
+
+    return unstructure_hook_of(cls)
 
 
 def decode_value(data: bytes, annotation: Any) -> Any:

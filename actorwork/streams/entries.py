@@ -60,6 +60,8 @@ MOST_VALUES: Final = 7000
 """How many names and values a script can add to a stream; the same number as in `lua/entry.lua`."""
 
 _NORMAL: Final = Priority.NORMAL
+_WIDEST: Final = 48
+"""How many bits of a mark a script sets as one number: numbers in Lua are exact up to 53 bits."""
 # Exactly the ids that `MessageIds` makes, and no other spelling of their numbers: each bit must stand for one id.
 _numbered: Final = re.compile(r"([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})").fullmatch
 
@@ -104,6 +106,19 @@ class Marks:
         if bit != "":
             self._publisher, self._page, self._mark = publisher, int(tail, 16) >> 16, mark
         return mark, bit
+
+
+def pieces_of(bits: Sequence[int]) -> list[str | int]:
+    """Return the arguments by which `lua/marks.lua` sets bits of a mark: those of pieces of consecutive ones."""
+    pieces: list[str | int] = []
+    first, width = bits[0], 0
+    for bit in bits:
+        if bit != first + width or width == _WIDEST:
+            pieces += ("SET", f"u{width}", first, (1 << width) - 1)
+            first, width = bit, 0
+        width += 1
+    pieces += ("SET", f"u{width}", first, (1 << width) - 1)
+    return pieces
 
 
 def due_of(envelope: Envelope) -> str:

@@ -12,7 +12,7 @@ What remembers an id is its mark (lua/marks.lua). A mark and its message are wri
 was lost can be sent again.
 
 Nothing is collected here. The connection sends publishes of several tasks in one tick of the scheduler in one write,
-and does not delay a single one.
+and does not delay a single one. On asyncio it makes one call of them (`asynchronous/gathering`).
 
 A mark is kept for a day. Setting its expiry each time would cost as much as setting the mark, so it is set with the
 first message, after each new connection, and once a minute. A server that forgets keys in between forgets the marks,
@@ -27,7 +27,7 @@ matching four replies and one turn of the reader task. The script in place of th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ from actorwork.streams.entries import (
     is_result_kept,
     kept_for,
     mark_of,
+    pieces_of,
     terms_of,
 )
 from actorwork.streams.keys import OURS, SourceKeys, publisher as publisher_key, submitted
@@ -53,9 +54,7 @@ _AT_ONCE: Final = 200
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 _SHARE: Final = _BYTES_AT_ONCE // _AT_ONCE
 """What a message counts beside its own length: at most `_AT_ONCE` per script, and fewer if they are large."""
-_WIDEST: Final = 48
-"""How many bits of a mark a script sets as one number: numbers in Lua are exact up to 53 bits."""
-_MARK_SECONDS: Final = 86_400
+MARK_SECONDS: Final = 86_400
 _CLAIM_SECONDS: Final = 40 * 86_400
 """As in lua/publish.lua."""
 _SUBMITTER_SECONDS: Final = _CLAIM_SECONDS + 7200
@@ -64,7 +63,7 @@ _REFRESH_EVERY: Final = 60.0
 _REMEMBERED: Final = 10_000
 """How many sources and marks are cached: names that senders generate must not pile up here."""
 
-_Call = tuple[Script, list[Any], list[Any]]
+Call = tuple[Script, list[Any], list[Any]]
 
 
 class Publisher:
@@ -115,30 +114,55 @@ class Publisher:
             await self.publish([envelope])
             self._may_transact = await self._client.may_transact()
             return
-        marks = self._marks.get(envelope.source)
-        if marks is None or not self._may_transact or envelope.delay or envelope.at is not None or has_terms(envelope):
+        mark, bit = self._place_of_new(envelope)
+        if bit == "" or not self._may_transact or time.monotonic() >= self._refresh_at.get(mark, 0.0):
             await self.publish([envelope])
             return
-        mark, bit = marks.of(envelope.id)
-        if bit == "" or time.monotonic() >= self._refresh_at.get(mark, 0.0):
-            await self.publish([envelope])
-            return
-        fields = fields_of(envelope)
-        commands: list[tuple[Any, ...]] = [("SETBIT", mark, bit, 1), ("XADD", envelope.source, "*", *fields)]
-        replies: list[Any] = []
-        old = -1
         try:
-            replies = await self._client.transact(*commands)
-        except MayHaveExecuted as lost:
-            old = lost.client_id
-        if not replies:
-            # Outside `except`: an interrupt while this waits for the server is shown without what was lost.
-            try:
-                await self._client.disconnect(old)
-            except RedisError as error:
-                raise _refused([envelope], error) from error
-            await self.publish([envelope])
+            replies = await self._client.transact(
+                ("SETBIT", mark, bit, 1), ("XADD", envelope.source, "*", *fields_of(envelope))
+            )
+        except MayHaveExecuted as error:
+            lost = error
+        except RedisError as error:
+            raise _refused([envelope], error) from error
+        else:
+            if not self._is_kept(envelope, replies):
+                await self.publish([envelope])
             return
+        # Outside `except`: an interrupt while this waits for the server is shown without what was lost.
+        await self._publish_after(lost, envelope)
+
+    def gather(self, envelope: Envelope) -> Awaitable[Any] | None:
+        """Let a message whose id has never been sent before leave with others; None if it is to leave by itself.
+
+        What is awaited returns the number of messages that are kept, or something for `conclude`. Cancelled: the
+        message may have been kept.
+        """
+        return None
+
+    async def conclude(self, envelope: Envelope, answer: Any) -> None:
+        """Do what is left to do for a message that left with others.
+
+        `answer` has the replies to its transaction, if it was alone; the error that came in their place; or None, if it
+        is to be published again, which is harmless.
+        """
+        if isinstance(answer, MayHaveExecuted):
+            await self._publish_after(answer, envelope)
+        elif isinstance(answer, Exception):
+            raise _refused([envelope], answer) from answer
+        elif answer is None or not self._is_kept(envelope, answer):
+            await self.publish([envelope])
+
+    def _place_of_new(self, envelope: Envelope) -> tuple[str, int | str]:
+        """Return the mark of a message that may go without a look at it, and the bit in it; else `""` as the bit."""
+        marks = self._marks.get(envelope.source)
+        if marks is None or envelope.delay or envelope.at is not None or has_terms(envelope):
+            return "", ""
+        return marks.of(envelope.id)
+
+    def _is_kept(self, envelope: Envelope, replies: list[Any]) -> bool:
+        """Return whether the transaction of a new message was executed, by its replies; raises `BrokerError`."""
         multi, *_, queued, executed = replies
         added: Any
         if type(executed) is list:
@@ -150,11 +174,19 @@ class Publisher:
         else:
             # Discarded, because a command was refused when it was queued (no memory, no permission, a replica). Nothing
             # was executed, and the script meets the same refusal and reports it.
-            await self.publish([envelope])
-            return
+            return False
         if isinstance(added, Exception):
             # The mark stays without its message. That is harmless: this id was not used before, and is not used again.
             raise _refused([envelope], added) from added
+        return True
+
+    async def _publish_after(self, lost: MayHaveExecuted, envelope: Envelope) -> None:
+        """Keep a message whose transaction may have executed, may still do so, or may never."""
+        try:
+            await self._client.disconnect(lost.client_id)
+        except RedisError as error:
+            raise _refused([envelope], error) from error
+        await self.publish([envelope])
 
     async def publish_unique(self, envelope: Envelope) -> str:
         """Keep a message that has a unique key; return the id of the message that has the key now.
@@ -176,7 +208,7 @@ class Publisher:
             raise _refused([envelope], error) from error
         return holder.decode()
 
-    async def _run_many(self, calls: Sequence[_Call]) -> int:
+    async def _run_many(self, calls: Sequence[Call]) -> int:
         commands = (("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls)
         new = 0
         # In order, and each as soon as it is packed: the server runs one while the next is packed here.
@@ -189,12 +221,12 @@ class Publisher:
                 new += reply
         return new
 
-    def _calls(self, envelopes: Sequence[Envelope]) -> list[_Call]:
+    def _calls(self, envelopes: Sequence[Envelope]) -> list[Call]:
         """Cut envelopes into runs of scripts."""
         if self._generation != self._client.generation:
             self._generation = self._client.generation
             self._refresh_at.clear()
-        calls: list[_Call] = []
+        calls: list[Call] = []
         if len(envelopes) == 1:
             envelope = envelopes[0]
             of = self._keys.get(envelope.source)
@@ -221,7 +253,7 @@ class Publisher:
             self._add_calls(calls, source, some)
         return calls
 
-    def _add_calls(self, calls: list[_Call], source: str, envelopes: Sequence[Envelope]) -> None:
+    def _add_calls(self, calls: list[Call], source: str, envelopes: Sequence[Envelope]) -> None:
         of = self._keys_of(source)
         marks = Marks(of.prefix)
         run = self._new_run(scripts.PUBLISH, of, None)
@@ -249,12 +281,7 @@ class Publisher:
             elif script is scripts.SUBMIT:
                 run.messages += (bit, kept_for(envelope), len(fields), *fields)
             else:
-                if bit == run.next_bit and run.widths[-1] < _WIDEST:
-                    run.widths[-1] += 1
-                else:
-                    run.bits.append(bit)
-                    run.widths.append(1)
-                run.next_bit = int(bit) + 1
+                run.bits.append(bit)
                 if script is scripts.PUBLISH_LATER:
                     run.messages.append(due_of(envelope))
                 run.messages += (len(fields), *fields)
@@ -316,7 +343,7 @@ class Publisher:
         if len(self._refresh_at) >= _REMEMBERED:
             self._refresh_at.clear()
         self._refresh_at[mark] = now + _REFRESH_EVERY
-        return _MARK_SECONDS
+        return MARK_SECONDS
 
 
 def _refused(envelopes: Sequence[Envelope], error: Exception) -> BrokerError:
@@ -326,9 +353,9 @@ def _refused(envelopes: Sequence[Envelope], error: Exception) -> BrokerError:
 
 
 class _Run:
-    """Messages that one call of a script keeps. The bits of a shared mark are passed in pieces of consecutive ones."""
+    """Messages that one call of a script keeps."""
 
-    __slots__ = ("bits", "first", "keys", "mark", "messages", "next_bit", "room", "script", "widths")
+    __slots__ = ("bits", "first", "keys", "mark", "messages", "room", "script")
 
     def __init__(self, script: Script, keys: list[Any], first: list[Any], mark: str | None) -> None:
         self.script = script
@@ -336,18 +363,15 @@ class _Run:
         self.first = first
         self.mark = mark
         self.messages: list[Any] = []
-        self.bits: list[int | str] = []
-        self.widths: list[int] = []
-        self.next_bit = -1
+        self.bits: list[Any] = []
         self.room = _BYTES_AT_ONCE
 
-    def end(self, calls: list[_Call]) -> None:
+    def end(self, calls: list[Call]) -> None:
         if not self.messages:
             return
         args = self.first
         if self.bits:
-            args.append(4 * len(self.bits))
-            for bit, width in zip(self.bits, self.widths, strict=True):
-                args += ("SET", f"u{width}", bit, (1 << width) - 1)
+            pieces = pieces_of(self.bits)
+            args += (len(pieces), *pieces)
         args += self.messages
         calls.append((self.script, self.keys, args))

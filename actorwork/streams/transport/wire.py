@@ -25,13 +25,23 @@ Push: Final[type[list[Any]]] = hiredis.PushNotification
 pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """Pack one command. Raises `TypeError` for a part that is not str, bytes, int or float."""
 
-_MULTI: Final = pack(("MULTI",))
-_EXEC: Final = pack(("EXEC",))
+MULTI: Final = pack(("MULTI",))
+EXEC: Final = pack(("EXEC",))
 
 
 def pack_transaction(commands: Iterable[Sequence[Any]]) -> bytes:
     """Pack commands between MULTI and EXEC. Raises `TypeError` as `pack` does."""
-    return b"".join([_MULTI, *[pack(tuple(command)) for command in commands], _EXEC])
+    return b"".join([MULTI, *[pack(tuple(command)) for command in commands], EXEC])
+
+
+def parts_of(packed: bytes) -> bytes:
+    """Return the parts of a packed command without their number, for `pack_parts`."""
+    return packed[packed.index(b"\n") + 1 :]
+
+
+def pack_parts(count: int, parts: Iterable[bytes]) -> bytes:
+    """Pack a command of `count` parts, which are packed already."""
+    return b"*%d\r\n%b" % (count, b"".join(parts))
 
 
 def is_list_of(size: int, reply: Any) -> bool:
