@@ -123,6 +123,10 @@ class AsyncioCluster(SubscribedRouting):
             await self._wait_layout()
             assert self._home is not None  # noqa: S101 - there is a layout
             client = self._primaries[self._home]
+            if not client.is_connected:
+                self._move_home()
+                await self._pause(1)
+                continue
             try:
                 await (client.subscribe(channel) if is_wanted else client.unsubscribe(channel))
             except _Closed:
@@ -175,14 +179,28 @@ class AsyncioCluster(SubscribedRouting):
                 client.start()
         if self._home not in self._primaries:
             self._home = layout.primaries[0]
-            for channel in self._channels:
-                self._begin(self._subscribe_again(channel))
+            self._settle_in()
+
+    def _move_home(self) -> None:
+        """Have another primary for the subscriptions, one that can be reached, if there is one."""
+        found = next((place for place, one in self._primaries.items() if one.is_connected), None)
+        if found is not None and self._home is not None:
+            self._primaries[self._home].forget_subscriptions()
+            self._home = found
+            self._settle_in()
+
+    def _settle_in(self) -> None:
+        for channel in self._channels:
+            self._begin(self._subscribe_again(channel))
 
     def _tell(self, event: BrokerLost | BrokerBack) -> None:
         """Report what happens to the connection of one primary, with how many are away."""
         others = [one for one in self._primaries.values() if one.address.url != event.broker]
         away = sum(not one.is_connected for one in others) + isinstance(event, BrokerLost)
         self._emit(attrs.evolve(event, away=away, servers=len(others) + 1))
+        home = None if self._home is None else self._primaries.get(self._home)
+        if isinstance(event, BrokerLost) and home is not None and not home.is_connected:
+            self._move_home()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

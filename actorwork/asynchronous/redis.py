@@ -115,6 +115,10 @@ class AsyncioRedis(CommonCommands):
             self._channels.discard(name)
             raise reply
 
+    def forget_subscriptions(self) -> None:
+        """Subscribe to nothing on further connections."""
+        self._channels.clear()
+
     async def unsubscribe(self, channel: str | bytes) -> None:
         name = channel.encode() if isinstance(channel, str) else channel
         self._channels.discard(name)

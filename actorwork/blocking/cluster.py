@@ -113,6 +113,7 @@ class BlockingCluster(Routing):
         if isinstance(error, MayHaveExecuted):
             return False
         self._look_now()
+        self._leave(place)
         await self._pause(len(PAUSES), str(error))
         return True
 
@@ -186,6 +187,11 @@ class BlockingCluster(Routing):
         away = sum(one.is_lost for one in others) + isinstance(event, BrokerLost)
         self._emit(attrs.evolve(event, away=away, servers=len(others) + 1))
 
+    def _leave(self, place: Place) -> None:
+        """Have another primary for what has no key, if this one had it."""
+        if self._home == place:
+            self._home = next((other for other, one in self._primaries.items() if not one.is_lost), place)
+
     def _look_now(self) -> None:
         self._is_stale = True
 
@@ -203,10 +209,12 @@ class BlockingCluster(Routing):
         while True:
             self._refresh()
             assert self._home is not None  # noqa: S101 - there is a layout
+            home = self._home
             try:
-                return self._primaries[self._home].open_subscribed(channel)
+                return self._primaries[home].open_subscribed(channel)
             except (_Closed, *LOST) as error:
                 self._look_now()
+                self._leave(home)
                 lost = str(error)
             self._sleep(len(PAUSES), lost)
 

@@ -19,7 +19,8 @@ from actorwork.message import Envelope
 from actorwork.policy.shards import NAME
 from actorwork.streams import keys, lease
 from actorwork.streams.broker import RedisBroker
-from actorwork.streams.transport.client import RedisClient
+from actorwork.streams.transport.client import RedisClient, open_client as open_transport
+from actorwork.streams.transport.cluster import cluster_client
 from actorwork.testing.conformance import open_consumer
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_sentinel import Member, wait_for
@@ -163,12 +164,41 @@ def tell_on_trio(url: str, source: str) -> None:
 
 @pytest.mark.parametrize("tell", [tell_in_a_thread, tell_on_asyncio, tell_on_trio])
 async def test_clients_of_all_kinds_are_opened_and_send_while_one_is_away(
-    cluster: RedisCluster, victim: Member, there: str, tell: Callable[[str, str], None]
+    cluster: RedisCluster, tell: Callable[[str, str], None]
 ):
-    async with without(cluster, victim):
+    cluster.flush()
+    first = first_of(cluster)
+    there = next(names_at(cluster, next(one for one in cluster.primaries if one is not first), "there"))
+    async with without(cluster, first):
         await trio.to_thread.run_sync(tell, cluster.url, there)
     async with open_broker(cluster.url, emit=ignore) as broker:
         assert await broker.backlog(there) == 1
+
+
+def first_of(cluster: RedisCluster) -> Member:
+    """Return the primary where a client subscribes first, and sends commands that have no key."""
+    return min(cluster.primaries, key=lambda member: member.place)
+
+
+async def test_subscriptions_move_on_from_one_that_is_away(cluster: RedisCluster):
+    first = first_of(cluster)
+    seen: list[Any] = []
+    async with open_transport(cluster.url, make=cluster_client(), on_push=seen.append) as client:
+        await client.subscribe("news")
+        await until(lambda: client.servers() == (3, 0))
+        async with without(cluster, first):
+            other = next(one for one in cluster.primaries if one is not first)
+            await until(lambda: other.call("PUBLISH", "news", "1") and [b"message", b"news", b"1"] in seen)
+            with trio.fail_after(PATIENCE):
+                await client.subscribe("more")
+                assert await client.call("PING", idempotent=True) == b"PONG"
+        await until(lambda: client.servers() == (3, 0))
+        # Its connections to the others may not be there yet, and then nothing that is published at it arrives.
+        await until(lambda: first.call("PUBLISH", "more", "2") and [b"message", b"more", b"2"] in seen)
+        for text in ("once", "last"):
+            first.call("PUBLISH", "more", text)
+        await until(lambda: [b"message", b"more", b"last"] in seen)
+        assert seen.count([b"message", b"more", b"once"]) == 1
 
 
 async def test_a_diagnosis_names_the_one_that_is_away(cluster: RedisCluster, victim: Member):

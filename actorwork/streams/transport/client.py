@@ -301,6 +301,10 @@ class RedisClient(CommonCommands):
         self._channels.discard(name)
         await self._confirmed("UNSUBSCRIBE", name)
 
+    def forget_subscriptions(self) -> None:
+        """Subscribe to nothing on further connections."""
+        self._channels.clear()
+
     async def _confirmed(self, command: str, channel: bytes) -> None:
         request = await self._request(pack((command, channel)), idempotent=True, is_subscription=True)
         reply = request.replies[0]

@@ -7,7 +7,8 @@ The layout is asked for again when a primary says MOVED, when a connection is lo
 then; requests that come together are answered by one. What a connection to a primary that is no primary any more still
 owes is what is owed by any connection that is lost (`client.py`), and what has not been sent goes to its successor.
 
-Subscriptions are at one primary: what is published at any of them arrives there, too. If it goes, they move on.
+Subscriptions are at one primary: what is published at any of them arrives there, too. If it goes, or cannot be reached
+while another one can, they move on.
 
 Reads that block have connections of their own, to the primary of the key that they name. When that changes, they are
 ended, and opened again elsewhere.
@@ -16,8 +17,8 @@ ended, and opened again elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import SystemRandom
 from typing import Any, ClassVar, Final
 
@@ -95,6 +96,11 @@ class ClusterClient(SubscribedRouting, RedisClient):
         self._is_stale = trio.Event()
         self._known = trio.Event()
         """Set once a layout is known, or the client is closed."""
+        self._changed = trio.Event()
+        """Set and replaced when a connection is made, and set when the client is closed."""
+        self._tasks: trio.Nursery | None = None
+        self._homing: set[trio.CancelScope] = set()
+        """Those of tasks that subscribe where the subscriptions are."""
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "no layout" if self._layout is None else f"{len(self._clients)} nodes"
@@ -124,21 +130,58 @@ class ClusterClient(SubscribedRouting, RedisClient):
             if client is None:
                 await self._pause(1)
                 continue
+            if not client.is_connected:  # Nor is any other one.
+                await self._changed.wait()
+                continue
             try:
-                await (client.subscribe(channel) if is_wanted else client.unsubscribe(channel))
+                with self._until_home_moves():
+                    await (client.subscribe(channel) if is_wanted else client.unsubscribe(channel))
+                    return
             except trio.ClosedResourceError:
                 await trio.lowlevel.checkpoint()
-            else:
-                return
+
+    @contextmanager
+    def _until_home_moves(self) -> Generator[None]:
+        with trio.CancelScope() as scope:
+            self._homing.add(scope)
+            try:
+                yield
+            finally:
+                self._homing.discard(scope)
 
     async def _subscribe_again(self, client: RedisClient) -> None:
-        for channel in tuple(self._channels):
-            try:
-                await client.subscribe(channel)
-            except trio.ClosedResourceError:
-                return
-            except RedisError:
-                continue  # Its right was taken away; those who wait look now and then.
+        with self._until_home_moves():
+            for channel in tuple(self._channels):
+                try:
+                    await client.subscribe(channel)
+                except trio.ClosedResourceError:
+                    return
+                except RedisError:
+                    continue  # Its right was taken away; those who wait look now and then.
+            self._look_once_more(client)
+
+    def _look_once_more(self, client: RedisClient) -> None:
+        """Report a connection: what was published before the subscriptions has not arrived, and is looked for."""
+        servers, away = self.servers()
+        self._on_event(Connected(client.address.url, self.generation, away, servers))
+
+    def _move_home(self) -> None:
+        """Have another primary for the subscriptions if theirs cannot be reached, and one can."""
+        old = None if self._home is None else self._clients.get(self._home)
+        if old is not None and old.is_connected:
+            return
+        found = next((place for place, client in self._clients.items() if client.is_connected), None)
+        if found is None and old is None:
+            found = next(iter(self._clients), None)
+        if found is None or self._tasks is None:
+            return
+        self._home = found
+        for scope in self._homing:
+            scope.cancel()
+        if old is not None:
+            old.forget_subscriptions()
+        if self._channels:
+            self._tasks.start_soon(self._subscribe_again, self._clients[found])
 
     # ------------------------------------------------------------------------------------------------------ connections
 
@@ -152,11 +195,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
             await self._wait_layout()
             if self.is_connected:
                 return
-            client = self._clients.get(self._home) if self._home is not None else None
-            if client is not None:
-                with suppress(trio.ClosedResourceError):
-                    await client.wait_connected()
-            await trio.lowlevel.checkpoint()
+            await self._changed.wait()
 
     async def _wait_layout(self) -> None:
         """Wait until the layout is known; return at once if it is."""
@@ -245,6 +284,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
         """
         with self._scope:
             async with trio.open_nursery() as nursery:
+                self._tasks = nursery
                 result: Layout | Exception = first
                 while True:
                     if isinstance(result, Layout):
@@ -296,10 +336,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
                     self._silence,
                 )
                 nursery.start_soon(self._keep, client)
-        if self._home not in self._clients:
-            self._home = layout.primaries[0]
-            if self._channels:
-                nursery.start_soon(self._subscribe_again, self._clients[self._home])
+        self._move_home()
         self._known.set()
         if away and not self.servers()[1]:
             # The last one that was away has left the cluster, and no other one has taken its place.
@@ -318,9 +355,12 @@ class ClusterClient(SubscribedRouting, RedisClient):
         if isinstance(event, Connected):
             self.generation += 1
             event = attrs.evolve(event, generation=self.generation, away=away, servers=servers)
+            self._changed.set()
+            self._changed = trio.Event()
         else:
             self._look_now()
             event = attrs.evolve(event, away=max(1, away), servers=servers)
+        self._move_home()
         self._on_event(event)
 
     def close(self) -> None:
@@ -328,3 +368,4 @@ class ClusterClient(SubscribedRouting, RedisClient):
         for client in self._clients.values():
             client.close()
         self._known.set()
+        self._changed.set()
