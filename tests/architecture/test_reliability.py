@@ -66,7 +66,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_the_model_sees_what_is_wrong_with_the_states_of_a_script",
         "test_the_model_sees_what_is_wrong_with_the_states_of_the_store",
         "test_the_shop_sells_exactly_its_stock_although_its_nodes_are_killed",
-        "test_a_thousand_chords_while_their_nodes_are_killed_and_frozen",
+        "test_hundreds_of_chords_while_their_nodes_are_killed_and_frozen",
         "test_states_of_two_hundred_keys_while_their_nodes_are_killed_and_frozen",
         "test_uvicorn_serves_it_with_two_workers_that_have_a_client_each",
         "test_a_reader_sees_what_a_page_shows",
