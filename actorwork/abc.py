@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
@@ -123,6 +124,22 @@ class Meter(Protocol):
 def meter_of(emit: EventSink) -> Meter | None:
     """Return what takes the measurements of a system; None where it counts no metrics."""
     return getattr(emit, "meter", None)
+
+
+def acks_of(emit: EventSink) -> Callable[[str, str, Delivery, Settlement, float], None]:
+    """Return what is called with the fields of `Settled` when a delivery has ended with an `Ack`.
+
+    It ends nearly every message, so a sink may take it without an event, by a method `acked`, and make the event only
+    where it is wanted. For any other sink the event is emitted.
+    """
+    found = getattr(emit, "acked", None)
+    return partial(_emit_ack, emit) if found is None else found
+
+
+def _emit_ack(
+    emit: EventSink, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float
+) -> None:
+    emit(events.Settled(actor_id, title, delivery, settlement, seconds))
 
 
 class DeliverySink(Protocol):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
+from actorwork import events
 from actorwork.abc import KnowsTraces
 from actorwork.errors import SettingsError
 from actorwork.shown import Shown
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from actorwork.abc import Broker, EventSink, Instruments, PublishMiddleware, Telemetry
     from actorwork.events import Event
     from actorwork.message import Delivery
+    from actorwork.policy.settlement import Settlement
 
 _OWN_BUDGET: Final = 0.8
 """The part of the time for the end that is given to the telemetry; the rest is for one that ignores it."""
@@ -106,6 +108,10 @@ class _ObservedSink:
     def __init__(self, sink: EventSink, observers: Sequence[EventSink]) -> None:
         self._sink = sink
         self._observers = observers
+
+    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
+        """Emit the end of a delivery that was acknowledged; see `abc.acks_of`."""
+        self(events.Settled(actor_id, title, delivery, settlement, seconds))
 
     def __call__(self, event: Event) -> None:
         if event.origin is None:  # Those of other processes of the tree are observed there.

@@ -28,6 +28,8 @@ from actorwork.telemetry.sentences import Sentence, sentence_of
 
 if TYPE_CHECKING:
     from actorwork.abc import EventSink
+    from actorwork.message import Delivery
+    from actorwork.policy.settlement import Settlement
 
 FIELDS: Final = ("event", "node_id", "actor_id", "actor", "message_id", "source", "attempt", "error")
 """The attributes that a record of ours may have, besides those of every record."""
@@ -144,8 +146,13 @@ class LogSink:
         self._remind_at: dict[str, float] = {}
         """When the next `BrokerLost` about a server is a warning again."""
 
+    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
+        """Log the end of a delivery that was acknowledged, if that is logged; see `abc.acks_of`."""
+        if self._deliveries.isEnabledFor(logging.DEBUG):
+            self(events.Settled(actor_id, title, delivery, settlement, seconds))
+
     def __call__(self, event: events.Event) -> None:
-        # The most frequent event leaves first: this is called for every message.
+        # The most frequent event leaves first: other sinks pass it on for every message.
         if (
             type(event) is events.Settled
             and type(event.settlement) is Ack

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import meter_of
+from actorwork.abc import acks_of, meter_of
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import run_in_thread
@@ -88,6 +88,7 @@ class Deliveries:
     """
 
     __slots__ = (
+        "_acked",
         "_actor",
         "_ended",
         "_instruments",
@@ -110,6 +111,7 @@ class Deliveries:
         self._only = self._instruments[0] if len(self._instruments) == 1 and not self._middleware else None
         self._layers = tuple(one.handling for one in self._instruments) + self._middleware
         self._meter = meter_of(actor.services.emit)
+        self._acked = acks_of(actor.services.emit)
         self._tally = actor.services.tally
         self._ended = self._tally.ended
         self.guard: Guard | None = None
@@ -389,9 +391,10 @@ class Deliveries:
             ended.append(seconds)
             if len(ended) >= TOGETHER:
                 self._tally.count(delivery.source)
+            self._acked(actor.settings.id, actor.title, delivery, settlement, seconds)
         else:
             self._tally.note(delivery.source, settlement, seconds)
-        actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
+            actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
         if self.guard is not None:
             self.guard.settled()
 

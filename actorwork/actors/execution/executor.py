@@ -179,7 +179,7 @@ class Executor:
                     raised(self, item, error)
                 else:
                     returned(self, item, value)
-            if len(copy_context()) != count or (others and variables.replaced):
+            if len(copy_context()) != count or (others and variables.is_any_replaced()):
                 await variables.restore()
                 left = BURST
                 self.began = UNKNOWN

@@ -34,11 +34,10 @@ class Variables:
         self.values = tuple((variable, value) for variable, value in self._base.items() if variable not in ours)
         """What others have set: by a handler that sets it again, the number of variables does not change."""
 
-    @property
-    def replaced(self) -> bool:
-        """Whether a variable that was set before has another value now."""
+    def is_any_replaced(self) -> bool:
+        """Return whether a variable that was set before has another value now."""
         # By identity: to compare them is their own code, which may raise.
-        # And by a plain loop, since a generator would cost twice as much, for each message.
+        # And by a plain loop in a plain method, since a generator or a property would cost more, for each message.
         for variable, value in self.values:  # noqa: SIM110
             if variable.get(None) is not value:
                 return True

@@ -37,6 +37,8 @@ from actorwork.telemetry.configuring import configure
 from actorwork.telemetry.logs import LogSink
 
 if TYPE_CHECKING:
+    from actorwork.message import Delivery
+    from actorwork.policy.settlement import Settlement
     from actorwork.runtime.processes.event_frames import EventForwarding
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -161,6 +163,16 @@ class NodeSink:
             event = events.EventsDropped(self.process, os.getpid(), count)
             self._log(event)
             self._channel.send("event", **self._forward.facts_of(event))  # No spare frame: it is not dropped again.
+
+    @property
+    def wants_acks(self) -> bool:
+        """Whether anything is done about the end of a delivery that was acknowledged."""
+        return self._forward is not None or self._log.wants_acks
+
+    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
+        """Take the end of a delivery that was acknowledged; see `abc.acks_of`."""
+        if self.wants_acks:
+            self(events.Settled(actor_id, title, delivery, settlement, seconds))
 
     def __call__(self, event: events.Event) -> None:
         if event.origin is None:  # Else it is one of a process below, which has done all this itself.

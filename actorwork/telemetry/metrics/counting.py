@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from actorwork.abc import EventSink
     from actorwork.message import Delivery
+    from actorwork.policy.settlement import Settlement
     from actorwork.telemetry.metrics.registry import Registry
 
 _DURATION: Final = "actorwork_process_duration_seconds"
@@ -236,16 +237,26 @@ class MetricsSink:
         """Learn the title of an actor, before its first event."""
         self._titles[actor_id] = title
 
+    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
+        """Count the end of a delivery that was acknowledged; see `abc.acks_of`."""
+        if self._is_told_acks or delivery.attempt != 1:
+            self(_Settled(actor_id, title, delivery, settlement, seconds))
+        else:
+            self._note(actor_id, title, delivery, seconds)
+
+    def _note(self, actor_id: str, title: str, delivery: Delivery, seconds: float) -> None:
+        try:
+            ended = self._ended[actor_id]
+        except KeyError:
+            ended = self._account(actor_id, title).ended
+        ended += (seconds, delivery, self.clock())
+        if len(ended) >= _EACH * TOGETHER:
+            self.count_ended()
+
     def __call__(self, event: events.Event) -> None:
         if type(event) is _Settled:
-            if type(event.settlement) is Ack and (delivery := event.delivery).attempt == 1:
-                try:
-                    ended = self._ended[event.actor_id]
-                except KeyError:
-                    ended = self._account(event).ended
-                ended += (event.seconds, delivery, self.clock())
-                if len(ended) >= _EACH * TOGETHER:
-                    self.count_ended()
+            if type(event.settlement) is Ack and event.delivery.attempt == 1:
+                self._note(event.actor_id, event.title, event.delivery, event.seconds)
                 if self._is_told_acks:
                     self.forward(event)
                 return
@@ -279,15 +290,15 @@ class MetricsSink:
     def _ready_of(self, deliveries: Sequence[Delivery]) -> Sequence[float | None]:
         return [self.ready_at(one) for one in deliveries]
 
-    def _account(self, event: events.Settled) -> _Account:
-        self._titles[event.actor_id] = event.title
-        account = self._accounts[event.actor_id] = _Account(self.registry, event.title)
-        self._ended[event.actor_id] = account.ended
+    def _account(self, actor_id: str, title: str) -> _Account:
+        self._titles[actor_id] = title
+        account = self._accounts[actor_id] = _Account(self.registry, title)
+        self._ended[actor_id] = account.ended
         return account
 
     def _settled(self, event: events.Settled) -> None:
         """Count the end of a delivery by itself: what is not as nearly all of them are."""
-        account = self._accounts.get(event.actor_id) or self._account(event)
+        account = self._accounts.get(event.actor_id) or self._account(event.actor_id, event.title)
         delivery, seconds = event.delivery, event.seconds
         settlement = event.settlement
         if not isinstance(settlement, Ack):

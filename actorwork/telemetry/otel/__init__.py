@@ -2,12 +2,13 @@
 
 instrumentation  OpenTelemetry, the option of a system; Providers, which the application's own function makes
 handling         a span for each delivery that is handled
+recording        spans that nothing has looked at, after their end
 measuring        the metrics of a system as observable instruments
 sending          a span for each message that is made, and its context in the headers of the message
 propagation      the W3C headers, and the parent of what is not sampled
 conventions      the names of spans and attributes
 
-Only the API of OpenTelemetry is used; the SDK, its exporters and its configuration are the application's.
+Only the API of OpenTelemetry is imported; the SDK, its exporters and its configuration are the application's.
 """
 
 try:

@@ -4,8 +4,8 @@
     links     of a batch: the span of each message; of a retry: the span of the attempt before
 
 What is known of the sampler decides first (`sampling`): mostly by one character of the message, the flag in its
-context. For what is not sampled nothing is made, and nothing of the SDK is called. No span is made for messages that
-only wait in a mailbox.
+context. For what is not sampled nothing is made, and nothing of the SDK is called. What is sampled has its span made
+when something looks at it, if that can be (`recording`). No span is made for messages that only wait in a mailbox.
 
 An exception becomes the status of the span and a log event, `messaging.process.exception`, since events on spans are
 deprecated for exceptions. The span is ended before the settlement is decided, which takes no time.
@@ -24,7 +24,6 @@ from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     Link,
-    SpanKind,
     Status,
     StatusCode,
     format_trace_id,
@@ -36,7 +35,8 @@ from actorwork.groups import is_cancellation
 from actorwork.message import NO_HEADERS, PREVIOUS_SPAN
 from actorwork.policy.settlement import Retry
 from actorwork.telemetry.otel import conventions, propagation
-from actorwork.telemetry.otel.propagation import BAGGAGE, TRACEPARENT, InHand, context_with
+from actorwork.telemetry.otel.propagation import BAGGAGE, TRACEPARENT, InHand, context_with, is_unsampled
+from actorwork.telemetry.otel.recording import Start, Unseen, made_span
 
 if TYPE_CHECKING:
     from opentelemetry._logs import Logger
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from actorwork.message import Delivery, Json
     from actorwork.policy.settlement import Ending
     from actorwork.settings import Settings
+    from actorwork.telemetry.otel.recording import Recorder
     from actorwork.telemetry.otel.sampling import Sampling
 
 _BATCH_LINKS: Final = 128
@@ -81,6 +82,8 @@ class ActorSpans:
         self._unsampled = Context()
         """The context of a task that handles messages: what is not sampled is handled in it."""
         self._roots = sampling.roots or tracer
+        self.recorder: Recorder | None = None
+        """Records the spans that nothing looks at, if that is possible."""
         self._taken: Delivery | None = None
         """The delivery without a context that is sampled, until its span is made."""
         self._is_child = is_child
@@ -89,6 +92,8 @@ class ActorSpans:
         """The name and the attributes of the spans of each source."""
         self.sampled: dict[int, tuple[Delivery, str]] = {}
         """The latest deliveries whose spans are sampled, and their traces, for exemplars; by identity."""
+        self.has_exemplars = False
+        """Whether these are read."""
         self._failed: dict[int, tuple[Delivery, SpanContext]] = {}
         """The spans of deliveries whose handlers have raised, until that is settled; by identity."""
 
@@ -101,26 +106,26 @@ class ActorSpans:
             current.attach(self._unsampled)
 
     def is_unobserved(self, delivery: Delivery) -> bool:
+        # For each message, so all in one place: a call costs as much as what is looked at here.
         headers = delivery.headers
         if headers:
             if BAGGAGE in headers:
                 return False  # It has a place of its own in a context, and such a context is to be entered and left.
-            if self._by_flag and (made := headers.get(TRACEPARENT)) is not None:
-                return propagation.is_unsampled(made)
-        return self._drops(delivery)
-
-    def _drops(self, delivery: Delivery) -> bool:
-        """Whether it is known that a message is not sampled; for one without a context, draw."""
-        headers = delivery.headers
-        made = headers.get(TRACEPARENT) if headers else None
-        if made is not None:
-            return propagation.is_unsampled(made) if self._by_flag else self._sampling.drops(made)
-        if self._ratio is None or self._taken is delivery:
+            if (made := headers.get(TRACEPARENT)) is not None:
+                return is_unsampled(made) if self._by_flag else self._sampling.drops(made)
+        if (ratio := self._ratio) is None:
             return False
-        if random.random() < self._ratio:
+        if random.random() < ratio:
             self._taken = delivery
             return False
         return True
+
+    def _drops(self, delivery: Delivery) -> bool:
+        """Whether it is known that a message is not sampled; for one without a context, draw."""
+        made = delivery.headers.get(TRACEPARENT)
+        if made is not None:
+            return is_unsampled(made) if self._by_flag else self._sampling.drops(made)
+        return self._ratio is not None and self._taken is not delivery and random.random() >= self._ratio
 
     async def handling(self, delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
         if self._drops(delivery):
@@ -132,24 +137,48 @@ class ActorSpans:
             finally:
                 current.detach(token)
         self._taken = None
-        headers = delivery.headers
-        name, attributes = self._known(delivery.source)
-        parent = propagation.context_of(headers) if headers else Context()
+        if (recorder := self.recorder) is not None and self._is_child and delivery.attempt == 1 and recorder.is_alone:
+            return await self._unseen(recorder, delivery, proceed)
+        start = self._start(delivery)
         links = self._links_to_attempt(delivery)
         if not self._is_child:
-            made = get_current_span(parent).get_span_context()
+            made = get_current_span(start.parent).get_span_context()
             if made.is_valid:
                 links.append(Link(made))
-            parent = propagation.without_span(headers)
-        return await self._in_span(
+            start = start._replace(parent=propagation.without_span(delivery.headers))
+        return await self._in_span(start, links, (delivery,), proceed)
+
+    def _start(self, delivery: Delivery) -> Start:
+        """Return with what the span of a delivery begins."""
+        headers = delivery.headers
+        name, attributes = self._known(delivery.source)
+        return Start(
+            self._roots if headers.get(TRACEPARENT) is None else self._tracer,
             name,
             {**attributes, **conventions.attributes_of_delivery(delivery)},
-            parent,
-            links,
-            (delivery,),
-            proceed,
-            tracer=self._roots if headers.get(TRACEPARENT) is None else self._tracer,
+            propagation.context_of(headers) if headers else Context(),
         )
+
+    async def _unseen(self, recorder: Recorder, delivery: Delivery, proceed: Callable[[], Awaitable[object]]) -> object:
+        """Handle a delivery whose span is made only when something looks at it."""
+        inside = Unseen(recorder, self._start, delivery)
+        token = current.attach(inside)
+        try:
+            return await proceed()
+        except BaseException as error:
+            self._note(inside.look(), inside, (delivery,), error)
+            raise
+        finally:
+            current.detach(token)
+            # An exemplar is noted soon, and may know the trace by the span alone.
+            is_read = self.has_exemplars and (TRACEPARENT not in delivery.headers or not self._by_flag)
+            if recorder.end(inside, at_once=is_read):
+                made = inside.recorded
+            else:
+                self._end(span := inside.look())
+                made = span.get_span_context()
+            if made is not None and made.trace_flags.sampled:
+                self._note_sampled((delivery,), format_trace_id(made.trace_id))
 
     async def handling_together(self, deliveries: Sequence[Delivery], proceed: Callable[[], Awaitable[Any]]) -> Any:
         made = [propagation.span_context_from(one.headers) for one in deliveries]
@@ -169,15 +198,8 @@ class ActorSpans:
         for one in deliveries[: _BATCH_LINKS - len(links)]:
             links += self._links_to_attempt(one)
         name, attributes = self._known(deliveries[0].source)
-        return await self._in_span(
-            name,
-            {**attributes, **conventions.attributes_of_batch(deliveries)},
-            Context(),
-            links,
-            deliveries,
-            proceed,
-            together=True,
-        )
+        start = Start(self._tracer, name, {**attributes, **conventions.attributes_of_batch(deliveries)}, Context())
+        return await self._in_span(start, links, deliveries, proceed, together=True)
 
     def failed(self, delivery: Delivery, error: BaseException, ending: Ending) -> Mapping[str, Json]:
         kept, span = self._failed.pop(id(delivery), (None, INVALID_SPAN_CONTEXT))
@@ -210,32 +232,19 @@ class ActorSpans:
 
     async def _in_span(
         self,
-        name: str,
-        attributes: Mapping[str, AttributeValue],
-        parent: Context,
+        start: Start,
         links: Sequence[Link],
         deliveries: Sequence[Delivery],
         proceed: Callable[[], Awaitable[Any]],
         *,
         together: bool = False,
-        tracer: Tracer | None = None,
     ) -> Any:
-        try:
-            span = (tracer or self._tracer).start_span(
-                name,
-                context=parent,
-                kind=SpanKind.CONSUMER,
-                attributes=attributes,
-                links=links,
-                record_exception=False,
-                set_status_on_exception=False,
-            )
-        except Exception:  # a sampler or a processor of the application's may raise anything: the message goes on
-            log.exception("no span was made for a message of %r", self._settings.title)
+        span = made_span(*start, links=links)
+        if span is None:
             return await proceed()
         if (made := span.get_span_context()).trace_flags.sampled:
             self._note_sampled(deliveries, format_trace_id(made.trace_id))
-        inside = set_span_in_context(span, parent)
+        inside = set_span_in_context(span, start.parent)
         # A coroutine that only awaits, and no generator: both of these run in the context of the one task.
         token = current.attach(inside)
         try:
@@ -260,7 +269,7 @@ class ActorSpans:
     def _end(self, span: Span) -> None:
         try:
             span.end()
-        except Exception:  # as above
+        except Exception:  # a processor of the application's may raise anything: the message goes on
             log.exception("a span of %r was not ended", self._settings.title)
 
     def _note(self, span: Span, inside: Context, deliveries: Sequence[Delivery], error: BaseException) -> None:

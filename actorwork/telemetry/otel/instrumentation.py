@@ -6,7 +6,7 @@ called in each of them, before anything else of the system starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -19,6 +19,7 @@ from actorwork.shown import Shown
 from actorwork.telemetry.otel import conventions
 from actorwork.telemetry.otel.conventions import SCHEMA_URL, SCOPE, own_version
 from actorwork.telemetry.otel.handling import ActorSpans
+from actorwork.telemetry.otel.recording import Recorder
 from actorwork.telemetry.otel.sampling import Sampling
 from actorwork.telemetry.otel.sending import MessageSpans, tracer_of
 
@@ -87,8 +88,9 @@ class OpenedTelemetry:
         )
         self._tracer = tracer_of(own.traces)
         self._logger = get_logger(SCOPE, own_version(), own.logs, SCHEMA_URL)
-        self.sampled: dict[int, tuple[Delivery, str]] = {}
-        """See `abc.KnowsTraces`."""
+        self._sampled: dict[int, tuple[Delivery, str]] = {}
+        self._has_exemplars = False
+        self._recorder: Recorder | None = None
 
     def __repr__(self) -> str:
         return f"<opened {self._options!r}>"
@@ -101,18 +103,29 @@ class OpenedTelemetry:
         provider = self._own.traces
         self._sending.titles[settings.default_source] = conventions.destination_of(settings.default_source, settings)
         is_child = self._options.trace_parent == "parent"
+        used = provider or get_tracer_provider()
         spans = ActorSpans(
             settings,
             self._shared,
             self._tracer,
             self._logger,
             # Where spans have no parent, the flag of the message decides nothing: the sampler is asked.
-            sampling=Sampling.of(provider or get_tracer_provider(), self._tracer) if is_child else Sampling(),
+            sampling=Sampling.of(used, self._tracer) if is_child else Sampling(),
             is_child=is_child,
             links_attempts=self._options.link_attempts,
         )
-        spans.sampled = self.sampled
+        spans.sampled = self._sampled
+        spans.has_exemplars = self._has_exemplars
+        if self._recorder is None:
+            self._recorder = Recorder.of(used, self._tracer)
+        spans.recorder = self._recorder
         return spans
+
+    @property
+    def sampled(self) -> Mapping[int, tuple[Delivery, str]]:
+        """See `abc.KnowsTraces`; read before any actor starts, if at all."""
+        self._has_exemplars = True
+        return self._sampled
 
     @property
     def observe(self) -> EventSink | None:
@@ -122,6 +135,8 @@ class OpenedTelemetry:
         """Flush all providers, and shut down those that `configure` has made."""
         milliseconds = max(1, int(within * 1000))
         own = self._own
+        if self._recorder is not None:
+            self._recorder.close()
         for mine, shared in (
             (own.traces, get_tracer_provider),
             (own.logs, get_logger_provider),
