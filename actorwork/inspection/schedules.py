@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 NEXT: Final = 5
 """How many of the next times are shown."""
+MISSED: Final = 100
+"""How many missed times are counted."""
+LATE: Final = 10
+"""Seconds after which a time that has not fired is missed."""
 
 
 @attrs.frozen
@@ -88,18 +92,40 @@ def _in_words(definition: TriggerDefinition) -> str:
 
 def coming(one: Known) -> list[str]:
     """Return the next times of a trigger, in its timezone; none if it does not fire."""
+    from actorwork.policy.schedule import moment as time_of
+
+    if one.state != "on":
+        return []
+    return [_written(time) for time in _times(one.record, max(datetime.now(UTC), time_of(one.record.last)), NEXT)]
+
+
+def missed(one: Known, now: datetime) -> list[str]:
+    """Return the times, oldest first and `MISSED` at most, that have passed by a while and have not fired so far.
+
+    Whether they fire later is decided by its rules, when a node runs its actor and nothing is paused.
+    """
+    from actorwork.policy.schedule import moment as time_of
+
+    late = now - timedelta(seconds=LATE)
+    return [_written(time) for time in _times(one.record, time_of(one.record.last), MISSED) if time <= late]
+
+
+def _times(record: TriggerRecord, after: datetime, count: int) -> list[datetime]:
     from actorwork.policy.schedule import moment as time_of, next_times
     from actorwork.triggers.declared import schedule_of
 
-    record = one.record
     schedule = schedule_of(record)
-    if schedule is None or one.state != "on":
+    if schedule is None:
         return []
+    found = next_times(schedule, after, count, anchor=time_of(record.registered))
     lifetime = record.definition.details.get("lifetime")
-    found = next_times(schedule, max(datetime.now(UTC), time_of(record.last)), NEXT, anchor=time_of(record.registered))
     if isinstance(lifetime, (int, float)):
         found = [time for time in found if time.timestamp() * 1000 <= record.registered + lifetime * 1000]
-    return [time.isoformat("T", "seconds" if time.microsecond == 0 else "milliseconds") for time in found]
+    return found
+
+
+def _written(time: datetime) -> str:
+    return time.isoformat("T", "seconds" if time.microsecond == 0 else "milliseconds")
 
 
 def in_json(one: Known) -> dict[str, Any]:

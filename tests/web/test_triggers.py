@@ -1,9 +1,16 @@
 """Triggers by hand on the dashboard: put, change, reset and delete, each asked for first and recorded."""
 
 import json
+import time
+from datetime import UTC, datetime
 from typing import Any
 
-from actorwork.records import TriggerDefinition
+import attrs
+import pytest
+
+from actorwork.inspection.schedules import Known, missed
+from actorwork.records import TriggerDefinition, TriggerRecord
+from actorwork.web.rendering import renderer
 
 from .conftest import enter, visit
 
@@ -16,6 +23,7 @@ NIGHTLY = TriggerDefinition(
     data=b'{"kind": "full", "api_key": "geheim"}',
     details={"description": "all of it", "priority": 2},
 )
+FRAME: dict[str, Any] = {"base": "", "path": "/trigger", "role": "admin", "may": ()}
 THIS = {"actor": "shop", "title": "nightly"}
 
 
@@ -67,6 +75,26 @@ async def test_a_declared_trigger_is_changed_in_the_parts_that_differ_and_reset(
         one = await guest.json("/trigger", **THIS)
         assert (one["schedule"], one["by_hand"]) == ("30 2 * * * Europe/Berlin", "")
         assert "nothing to reset" in (await guest.do("/triggers/reset", 409, **THIS))["error"]
+
+
+async def test_a_trigger_shows_which_times_have_passed_without_it():
+    async with visit() as guest:
+        hourly = attrs.evolve(NIGHTLY, schedule='{"every": 3600}')
+        now = time.time()
+        begun = [round(1000 * (now - age)) for age in (9000, 600)]
+        records = [TriggerRecord(definition=hourly, registered=at, last=at) for at in begun]
+        late, young = (missed(Known(one), datetime.fromtimestamp(now, UTC)) for one in records)
+        assert (len(late), young) == (2, [])
+        assert datetime.fromisoformat(late[0]).timestamp() == pytest.approx(now - 9000 + 3600, abs=1)
+        limited = attrs.evolve(hourly, details={"lifetime": 4000.0})
+        assert len(missed(Known(attrs.evolve(records[0], definition=limited)), datetime.fromtimestamp(now, UTC))) == 1
+        await guest.broker.triggers.register(NIGHTLY.source, [hourly])
+        facts = await guest.json("/trigger", **THIS)
+        assert (facts["missed"], facts["missed_since"]) == (0, None)
+        assert "Not fired so far" not in await guest.page("/trigger?actor=shop&title=nightly")
+        facts |= {"missed": 100, "missed_since": late[0], "is_missed_cut": True}
+        main = renderer().main("trigger.html", facts, FRAME)
+        assert "100 times and more, since" in main
 
 
 async def test_a_trigger_that_is_off_is_not_taken_for_one_that_has_vanished():

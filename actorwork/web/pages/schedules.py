@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from actorwork.inspection.schedules import Known, actors_without_node, in_json, known_triggers
+from actorwork.inspection.schedules import MISSED, Known, actors_without_node, in_json, known_triggers, missed
 from actorwork.policy.pauses import trigger_name
 from actorwork.policy.schedule import milliseconds
 from actorwork.state.known_actors import known_actors
@@ -39,6 +39,8 @@ async def view_one(sight: Sight) -> dict[str, Any]:
     (one,) = known_triggers([record], pauses, await actors_without_node(sight.broker, [record]))
     facts = _facts(sight, one)
     text = pretty_message(facts["message"])
+    late = missed(one, datetime.now(UTC))
+    facts |= {"missed": len(late), "missed_since": late[0] if late else None, "is_missed_cut": len(late) == MISSED}
     return {**facts, "fields": fields(record), "message_text": text, "seen": stamp_of(record)}
 
 
