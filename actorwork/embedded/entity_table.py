@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,11 +11,13 @@ from actorwork.embedded.schema import LEVEL
 from actorwork.embedded.settling import Settlements
 from actorwork.embedded.sources import SourceNumbers
 from actorwork.embedded.transaction import Stale, Transaction
+from actorwork.errors import CodecError
 from actorwork.message import Delivery
 from actorwork.policy.entities import LISTED, FoundState, StateChange, StoredState, with_mark
 
 FIELDS: Final = "version, data, at, author, node, schema, stamp"
 """The columns of a state."""
+MOST_VERSION: Final = 10**15
 ALIVE: Final = "(expires is null or expires > ?)"
 
 
@@ -57,7 +60,7 @@ class EntityTable:
             f"select version from entities where source = ? and grp = ? and key = ? and {ALIVE}",
             (source, group, key, self._transaction.now),
         ).fetchone()
-        return 0 if row is None else row[0]
+        return row[0] if row is not None and _is_version(row[0]) else 0
 
     def ttl(self, source: int, group: str, key: str) -> float | None:
         """Return how many seconds after its last change a state is kept; None for ever, and for none."""
@@ -119,7 +122,7 @@ class EntityTable:
 
     def _marks(self, place: tuple[int, str, str]) -> bytes:
         row = self._execute("select marks from entities where source = ? and grp = ? and key = ?", place).fetchone()
-        return (row and row[0]) or b""
+        return row[0] if row is not None and isinstance(row[0], bytes) else b""
 
     def forget(self, source: int, group: str, key: str) -> None:
         for table in ("entities", "pasts"):
@@ -135,9 +138,20 @@ class EntityTable:
         return row is not None
 
 
+def _is_version(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= MOST_VERSION
+
+
 def state_of(row: Sequence[Any]) -> StoredState:
-    """Return the state in a row of `FIELDS`, which the marks may follow."""
+    """Return the state in a row of `FIELDS`, which the marks may follow.
+
+    Raises `CodecError` for one that was written by others than us: columns take values of any type.
+    """
     version, data, at, by, node, schema, stamp, *marks = row
+    if not _is_version(version) or not isinstance(schema, int) or not isinstance(at, (int, float)):
+        raise CodecError(f"its row wants numbers as version, at and schema, got {version!r}, {at!r}, {schema!r}")
+    if marks and not isinstance(marks[0], (bytes, types.NoneType)):
+        raise CodecError(f"its row wants bytes as marks, got {marks[0]!r:.80}")
     return StoredState(
         version=version,
         data=data.encode() if isinstance(data, str) else data,  # A state that was written by hand.

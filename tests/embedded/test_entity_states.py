@@ -1,9 +1,17 @@
-"""What a user puts as the state of an entity in the embedded store."""
+"""What users do to the states of entities in the embedded store: by the commands for it, and by hand."""
 
 import math
 from typing import Any, cast
 
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from actorwork import Entity, Settings, receive
 from actorwork.embedded.entities import EmbeddedEntities
+from actorwork.events import EntityStalled
+from actorwork.testing import open_test_system
 from tests.protocol.models import EmbeddedWorld
 
 
@@ -29,3 +37,55 @@ async def test_a_state_that_is_put_is_kept_for_as_long_as_before_unless_its_user
         assert await put(b"7") == 4
     finally:
         world.close()
+
+
+@attrs.define
+class Balance:
+    amount: int = 0
+
+
+class Account(Entity[Balance]):
+    settings = Settings(title="account", concurrency=8)
+
+    @receive
+    async def deposit(self, amount: int) -> int:
+        self.state.amount += amount
+        return self.state.amount
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        "version = 'abc'",
+        "version = -1",
+        f"version = {2**63 - 1}",
+        "marks = 'abcdefgh'",
+        "schema = 'x'",
+        "at = 'x'",
+        "data = 7",
+    ],
+)
+async def test_a_row_that_others_have_spoilt_holds_up_its_key_alone_and_skips_no_message(
+    spoilt: str, mock_clock: trio.testing.MockClock
+) -> None:
+    async with open_test_system(Account) as system:
+        ann, ben = (system.client.ref(Account, key=key) for key in ("ann", "ben"))
+        await ann.put(Balance(1))
+        await ben.put(Balance(1))
+        await system.broker._writer.ask(lambda store: store.execute(f"update entities set {spoilt} where key = 'ann'"))
+        stalled, other = await ann.submit(10), await ben.submit(10)
+        assert await other.result() == 11
+        await trio.sleep(10)
+        assert [event.key for event in system.of(EntityStalled)] == ["ann"]
+        await ann.put(Balance(5), force=True)
+        assert await stalled.result() == 15
+        assert system.dead_letters == []
+
+
+async def test_a_state_that_was_written_by_hand_as_text_is_read() -> None:
+    async with open_test_system(Account) as system:
+        ann = system.client.ref(Account, key="ann")
+        await ann.put(Balance(1))
+        statement = """update entities set data = '{"amount": 7}' where key = 'ann'"""
+        await system.broker._writer.ask(lambda store: store.execute(statement))
+        assert await ann.ask(1) == 8
