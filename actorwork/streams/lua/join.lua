@@ -34,7 +34,6 @@ end
 -- Steps that are done, as nearly all are, are joined run by run, many at once: of a batch of members each costs what is read
 -- and written of it alone, whatever else it was settled with. Any other end comes when all before it are joined.
 local function join_all()
-  local PER_CALL = math.floor(CHUNK / 3)
   local waiting, in_order = {}, {} -- Of each run: the steps that are done and not joined yet. Numbers are text, as Redis has them.
 
   local function count_late(r, count)
@@ -53,37 +52,53 @@ local function join_all()
 
   local function join_page(page)
     local r, steps, ids = page.r, page.steps, page.ids
-    local numbers, returned, at, keeps, is_held = {}, {}, {}, {}, false
-    for first = 1, #steps, PER_CALL do
-      local last = math.min(first + PER_CALL - 1, #steps)
-      local asked = {}
-      for i = first, last do
-        local n = #asked
-        asked[n + 1], asked[n + 2], asked[n + 3] = 's' .. steps[i], 'a' .. steps[i], 'l' .. steps[i]
+    -- A step whose life the run keeps is open: of these, as nearly all are, nothing else is read.
+    local names, keeps, rest = {}, {}, {}
+    for i, step in ipairs(steps) do
+      names[i] = 'l' .. step
+    end
+    for first = 1, #names, CHUNK do
+      for n, kept in ipairs(redis.call('HMGET', r.state, unpack(names, first, math.min(first + CHUNK - 1, #names)))) do
+        local i = first + n - 1
+        keeps[i] = kept == '' and page.lives[i]
+        if not keeps[i] then
+          rest[#rest + 1] = i
+        end
+      end
+    end
+    local ends, is_held = {}, false
+    for first = 1, #rest, CHUNK / 2 do
+      local last, asked = math.min(first + CHUNK / 2 - 1, #rest), {}
+      for n = first, last do
+        asked[#asked + 1] = 's' .. steps[rest[n]]
+        asked[#asked + 1] = 'a' .. steps[rest[n]]
       end
       local known = redis.call('HMGET', r.state, unpack(asked))
-      for i = first, last do
-        local n = 3 * (i - first)
-        local state, attempt = known[n + 1], known[n + 2]
+      for n = first, last do
+        local i, state, attempt = rest[n], known[2 * (n - first) + 1], known[2 * (n - first) + 2]
         if (state == '1' or state == '3')
           and (not attempt and page.lives[i] or id_of(r, steps[i], attempt) == ids[i]) then
-          local next = #numbers + 1
-          numbers[next], returned[next], at[next], keeps[next] = steps[i], page.returned[i], i, known[n + 3] == ''
+          ends[i] = true
           is_held = is_held or state == '3'
         elseif page.lives[i] then
           lives.finish_done(page.lives[i], ids[i], page.claims[i])
         end
       end
     end
-    local is_joined, kept = not is_held and #numbers > 0 and OPEN[r.status], {}
-    for n, i in ipairs(at) do
-      local life = page.lives[i] -- False if it has ended already.
-      if life and is_joined and keeps[n] then
-        kept[n] = lives.finish_kept(life, ids[i])
-      elseif life then
-        lives.finish_done(life, ids[i], page.claims[i])
+    local numbers, returned, kept = {}, {}, {}
+    local is_joined = not is_held and OPEN[r.status]
+    for i, step in ipairs(steps) do
+      if keeps[i] or ends[i] then
+        local n, life = #numbers + 1, page.lives[i] -- False if it has ended already.
+        numbers[n], returned[n] = step, page.returned[i]
+        if is_joined and keeps[i] then
+          kept[n] = lives.finish_kept(life, ids[i])
+        elseif life then
+          lives.finish_done(life, ids[i], page.claims[i])
+        end
       end
     end
+    is_joined = is_joined and #numbers > 0
     local counted = is_joined and #numbers or 0
     if is_joined then
       end_done(r, numbers, returned, kept)

@@ -43,7 +43,8 @@ local function needs_of_join(home)
   local prefix = 'actorwork:{' .. home .. '}:'
   return {
     { 'HSET', prefix .. 'flow:', '', '' }, { 'HINCRBY', prefix .. 'flow:', '', 1 }, { 'ZADD', prefix .. 'flows:due', 0, '' },
-    { 'SADD', prefix .. 'flow:', '' }, { 'PEXPIRE', prefix .. 'flow:', 1 }, { 'PEXPIRE', 'actorwork:flow:', 1 },
+    { 'SADD', prefix .. 'flow:', '' }, { 'HDEL', prefix .. 'flow:', '' }, { 'PEXPIRE', prefix .. 'flow:', 1 },
+    { 'PEXPIRE', 'actorwork:flow:', 1 },
   }
 end
 

@@ -203,6 +203,10 @@ do
   -- had ended with before, if any.
   function lives.finish(prefix, message_id, claim, how, failure, first, last, more)
     if lives.lacks(prefix) then
+      local kept = kept_by_run(prefix, message_id)
+      if kept and kept.claim == claim then
+        redis.call('HDEL', kept.state, kept.name) -- What the run keeps is open.
+      end
       return false
     end
     local key = prefix .. 'state:' .. message_id
