@@ -471,6 +471,26 @@ async def test_nothing_of_an_open_run_expires_at_redis_and_nothing_is_left_of_it
             await until(are_gone)
 
 
+async def test_nothing_is_left_of_a_large_run_that_was_started_twice_once_it_is_forgotten(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        flow = group(squares(*range(600)))
+
+        def keys() -> list[bytes]:
+            with closing(at(redis_server)) as server:
+                found: list[bytes] = server.execute_command("KEYS", "*flow*")
+                return found
+
+        run = await client.start(flow, id="large")
+        before = keys()
+        await client.start(flow, id="large")
+        assert sorted(keys()) == sorted(before)
+        assert await run.cancel()
+        assert await run.forget()
+        assert keys() == [b"actorwork:flows"]
+
+
 async def test_no_row_is_left_of_a_run_whose_results_are_kept_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ local CLOSED_AT_ONCE = 300
 local FEW_AT_ONCE = 4 -- Fields of a hash: to count each down by itself takes less time than to read and write all.
 local TRY_AGAIN_MS = 1000
 local PAGES_KEPT_MS = 3600000
+local PAGED = { ':steps', ':state', ':next', ':ready' } -- What the pages of a large run hold.
 local OPEN = { STARTED = true, PAUSED = true, HELD = true }
 local HOLDING = { failed = true, rejected = true, expired = true, lost = true }
 local SUFFIXES = { ':steps', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo', ':undoes', ':asks',

@@ -166,7 +166,7 @@ local function start_run(new, text)
     end
   end
   if new.pages then -- They were sent before, because they are many.
-    for _, part in ipairs({ ':steps', ':state', ':next', ':ready' }) do
+    for _, part in ipairs(PAGED) do
       if redis.call('EXISTS', at .. ':' .. new.pages .. part) == 1 then
         redis.call('RENAME', at .. ':' .. new.pages .. part, at .. part)
         redis.call('PERSIST', at .. part)
