@@ -438,8 +438,8 @@ class StepRows:
     def failures(self, most: int = -1) -> Sequence[tuple[str, End]]:
         """Return the steps by which the run fails, and their ends: all, or the first `most`."""
         rows = self._execute(
-            "select name, how, value, failure, caused from steps where run = ? and fails and kind <> 'result'"
-            " order by step limit ?",
+            "select name, how, value, failure, caused from steps indexed by steps_failing"
+            " where run = ? and fails and kind <> 'result' order by step limit ?",
             (self.run, most),
         ).fetchall()
         return [(name, end_from(*end)) for name, *end in rows]

@@ -271,10 +271,13 @@ class RunTable:
         run, title, status, reason, total, left, started, finished, result, late = row
         failures = StepRows(self._execute, run).failures(MOST_FAILURES)
         waiting = self._execute(
-            "select name from steps where run = ? and kind = 'signal' and state = 1 order by step", (run,)
+            "select name from steps indexed by steps_asking"
+            " where run = ? and kind = 'signal' and state = 1 order by step",
+            (run,),
         ).fetchall()
         held = self._execute(
-            "select name, how, value, failure, caused from steps where run = ? and state = 3 order by step limit ?",
+            "select name, how, value, failure, caused from steps indexed by steps_held"
+            " where run = ? and state = 3 order by step limit ?",
             (run, MOST_FAILURES - len(failures)),
         ).fetchall()
         return RunInfo(

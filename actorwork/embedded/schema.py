@@ -95,6 +95,11 @@ SCHEMA: Final = (
         place integer, child text, primary key (run, step)) without rowid""",
     "create index if not exists steps_ready on steps (run) where state = 0 and needs = 0",
     "create index if not exists steps_by_due on steps (due) where due is not null",
+    # Those who wait for a run look again and again for the few that say why it does not go on. SQLite does not choose
+    # these by itself: queries name them.
+    "create index if not exists steps_failing on steps (run, step) where fails",
+    "create index if not exists steps_held on steps (run, step) where state = 3",
+    "create index if not exists steps_asking on steps (run, step) where kind = 'signal' and state = 1",
     """create table if not exists waits (
         run text not null, step integer not null, dependent integer not null, wants text not null,
         primary key (run, step, dependent)) without rowid""",
