@@ -45,6 +45,13 @@ def named_source(_: click.Context, __: click.Parameter, name: str | None) -> str
     return default_source(identity(name.removeprefix("actor:")))
 
 
+def title_of_actor(_: click.Context, __: click.Parameter, name: str) -> str:
+    """Return the title of an actor that an argument names; an empty one is wrong usage."""
+    if not name:
+        raise click.BadParameter("the title of an actor is wanted, got ''")
+    return name
+
+
 def valid_source(name: str) -> str:
     """Return the name of a source; a name that none may have ends the command."""
     from actorwork.settings import SOURCE, SOURCE_IN_WORDS

@@ -11,6 +11,7 @@ import click
 from actorwork.cli.brokers import Step, broker_option, force_option, speak, timeout_option
 from actorwork.cli.durations import Duration
 from actorwork.cli.output import printable
+from actorwork.cli.selecting import title_of_actor
 from actorwork.cli.triggers import triggers
 from actorwork.inspection.schedules import Known, coming, schedule_text
 
@@ -162,7 +163,7 @@ def change(
 
 
 @triggers.command(short_help="Undo what was changed by hand in a trigger.")
-@click.argument("actor")
+@click.argument("actor", callback=title_of_actor)
 @click.argument("title")
 @click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option
@@ -180,7 +181,7 @@ def reset(actor: str, title: str, *, reason: str, broker: str | None, timeout: f
 
 
 @triggers.command(short_help="Delete a trigger that was added by hand.")
-@click.argument("actor")
+@click.argument("actor", callback=title_of_actor)
 @click.argument("title")
 @click.option("--reason", default="", help="The reason, which `audit` prints.")
 @broker_option

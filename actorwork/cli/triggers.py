@@ -10,6 +10,7 @@ import click
 from actorwork.cli.brokers import Step, broker_option, force_option, speak, timeout_option
 from actorwork.cli.output import as_json, one_line, print_json, print_table, printable
 from actorwork.cli.pausing import pause_at, resume_at
+from actorwork.cli.selecting import title_of_actor
 from actorwork.inspection.schedules import Known, coming, in_json, known_triggers, schedule_text
 from actorwork.inspection.words import moment
 
@@ -86,7 +87,7 @@ def show(actor: str, title: str, *, broker: str | None, timeout: float, json_out
 
 
 @triggers.command(short_help="Send a trigger's message now.")
-@click.argument("actor")
+@click.argument("actor", callback=title_of_actor)
 @click.argument("title")
 @broker_option
 @timeout_option

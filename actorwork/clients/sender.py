@@ -232,10 +232,13 @@ class Sender:
             return await self.driver.within(timeout, send_and_wait)
         except OutOfTime:
             pass
-        raise AskTimeout(
+        text = (
             f"no reply from {whom} within {timeout:g} s; the message may still be handled."
             f" Does a node run with the actor {whom}?"
         )
+        if chain and sending.key is not None:
+            text += f" Or does a handler of {sending.key!r} ask, too, for what waits for this one ({chain[-1]})?"
+        raise AskTimeout(text)
 
 
 def source_name(name: str) -> str:

@@ -11,13 +11,10 @@ if TYPE_CHECKING:
 
 
 def title_of(actor: type[Actor | Hooks] | str) -> str:
-    """Return the title of an actor, by which other programs know it; raise `TypeError` if it has none.
-
-    An empty title is a `ValueError`.
-    """
+    """Return the title of an actor, by which other programs know it; raise `TypeError` if it has none."""
     title = actor if isinstance(actor, str) else getattr(getattr(actor, "settings", None), "title", None)
     if not title:
         if isinstance(actor, type) and issubclass(actor, Hooks):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(no_title(actor))
-        raise (ValueError if actor == "" else TypeError)(f"an actor is named by its class or its title, got {actor!r}")
+        raise TypeError(f"an actor is named by its class or its title, got {actor!r}")
     return title

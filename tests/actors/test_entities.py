@@ -477,6 +477,25 @@ async def test_an_ask_that_would_wait_for_itself_raises_at_once(mock_clock: trio
         assert caught.value.type == WouldWaitForItself.__name__
 
 
+async def test_two_that_ask_each_other_at_once_time_out_with_a_hint(mock_clock: trio.testing.MockClock):
+    class Rival(Entity[int]):
+        settings = Settings(title="rival", concurrency=4)
+
+        @receive
+        async def call(self, *, other: str = "") -> None:
+            if other:
+                await trio.sleep(1)
+                await self.context.client.ref(Rival, key=other).ask({}, timeout=10)
+
+    async with open_test_system(Rival) as system:
+        receipts = [await system.client.ref(Rival, key=key).submit({"other": other}) for key, other in ("ab", "ba")]
+        for receipt in receipts:
+            with pytest.raises(
+                MessageFailed, match=r"Or does a handler of '.' ask, too, for what waits for this one \(w"
+            ):
+                await receipt.result(timeout=600)
+
+
 # ---- reminders ----
 
 

@@ -284,6 +284,4 @@ def test_an_argument_that_is_not_utf8_is_told_as_such(shell: Shell, command: tup
 
 @pytest.mark.parametrize("command", ["run", "reset", "delete"])
 def test_an_empty_title_is_no_defect(shell: Shell, command: str):
-    assert shell("triggers", command, "", "nightly", code=1).stderr.endswith(
-        "an actor is named by its class or its title, got ''\n"
-    )
+    assert "the title of an actor is wanted, got ''" in shell("triggers", command, "", "nightly", code=2).stderr
