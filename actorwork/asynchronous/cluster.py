@@ -145,6 +145,10 @@ class AsyncioCluster(SubscribedRouting):
         if self._is_closed:
             raise BrokerError(f"this client of {self.address.url} is closed")
 
+    def reaches(self, key: Any) -> bool:
+        place = self._place_of((key,))
+        return place in self._primaries and self._primaries[place].is_connected
+
     def _look_now(self) -> None:
         self._is_stale.set()
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +42,11 @@ from actorwork.policy.shards import placing_field, whole_source
 from actorwork.streams import keys, scripts
 from actorwork.streams.entries import mark_of
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import RedisError, is_wrong_type
+from actorwork.streams.transport.redis_py import (
+    ConnectionError,  # noqa: A004
+    RedisError,
+    is_wrong_type,
+)
 
 if TYPE_CHECKING:
     from actorwork.policy.runs.values import Plan
@@ -89,10 +93,17 @@ async def forward_all(client: Commands, source: str) -> None:
             todo += await forward(client, todo.pop(), lambda _target, _error: None)
 
 
-async def forward(client: Commands, source: str, on_trouble: Callable[[str, RedisError], None]) -> Sequence[str]:
+async def forward(
+    client: Commands,
+    source: str,
+    on_trouble: Callable[[str, RedisError], None],
+    until_given_up: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Sequence[str]:
     """Forward what is in the outbox of a source; return the sources whose outboxes have to be forwarded next.
 
-    Raises `RedisError` if the outbox cannot be read; calls `on_trouble` for each source that cannot be reached.
+    Raises `RedisError` if the outbox cannot be read; calls `on_trouble` for each source for which something is left
+    there: it refuses it, its primary is away, or it takes too long. Each source is forwarded to within a block of
+    `until_given_up`, which may be cancelled.
     """
     box = keys.outbox(source)
     after = "-"
@@ -106,19 +117,26 @@ async def forward(client: Commands, source: str, on_trouble: Callable[[str, Redi
         for entry in page:
             by_target.setdefault(entry[1][1] if entry[1][0] == b"to" else b"", []).append(entry)
         for target, some in by_target.items():
+            # Those behind one that could not be published would overtake it.
             if target in stuck:
-                continue  # Those behind one that could not be published would overtake it.
+                continue
+            stuck.add(target)
             try:
-                for kind, alike in groupby(some, key=Kind.of):
-                    done = list(alike)
-                    await _deliver(client, source, target.decode(), done, following, kind)
-                    if _SENT is not None:
-                        _SENT()
-                    await client.call("XDEL", box, *(entry for entry, _ in done), idempotent=True)
-                    if _AFTER is not None:
-                        _AFTER()
+                if not client.reaches(target):
+                    raise ConnectionError("its primary cannot be reached")
+                with until_given_up():
+                    for kind, alike in groupby(some, key=Kind.of):
+                        done = list(alike)
+                        await _deliver(client, source, target.decode(), done, following, kind)
+                        if _SENT is not None:
+                            _SENT()
+                        await client.call("XDEL", box, *(entry for entry, _ in done), idempotent=True)
+                        if _AFTER is not None:
+                            _AFTER()
+                    stuck.discard(target)
+                if target in stuck:
+                    raise ConnectionError("its primary does not answer")
             except RedisError as error:
-                stuck.add(target)
                 on_trouble(target.decode(errors="replace"), error)
         if len(page) < AT_ONCE:
             return sorted(following)

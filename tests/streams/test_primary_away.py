@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from actorwork.blocking.opening import open_client as open_blocking
 from actorwork.brokers import open_broker
 from actorwork.events import BrokerAdvice, BrokerBack, BrokerLost, Event
 from actorwork.message import Envelope
+from actorwork.policy.settlement import Ack
 from actorwork.policy.shards import NAME
 from actorwork.streams import keys, lease
 from actorwork.streams.broker import RedisBroker
 from actorwork.streams.transport.client import RedisClient, open_client as open_transport
 from actorwork.streams.transport.cluster import cluster_client
-from actorwork.testing.conformance import open_consumer
+from actorwork.testing.conformance import open_consumer, until as until_true
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_sentinel import Member, wait_for
 from tests.patience import PATIENCE
@@ -208,6 +210,27 @@ async def test_a_diagnosis_names_the_one_that_is_away(cluster: RedisCluster, vic
     assert found.level == "warning"
     assert "is away" in found.text
     assert [event for event in seen if isinstance(event, BrokerAdvice) and event.text == found.text]
+
+
+async def test_what_a_handler_publishes_to_one_that_is_away_holds_up_nothing_for_others(
+    cluster: RedisCluster, victim: Member, there: str, away: str
+):
+    third = next(one for one in cluster.primaries if one not in (victim, cluster.owner(LAYOUTS)))
+    other = next(names_at(cluster, third, "other"))
+    async with open_broker(cluster.url, emit=ignore) as broker, open_consumer(broker, there) as consumer:
+        assert isinstance(broker, RedisBroker)
+        await broker.publish([Envelope(there, "1", b"1")])
+        delivery = await consumer.take_one()
+
+        async def is_there(source: str) -> bool:
+            return await broker.backlog(source) == 1
+
+        async with without(cluster, victim):
+            await until(lambda: broker.servers() == (3, 1))
+            sent = [Envelope(away, "a", b"1"), Envelope(other, "b", b"1")]
+            consumer.node.settle(consumer.subscription, delivery, Ack(), sent)
+            await until_true(partial(is_there, other), "what is for another primary")
+        await until_true(partial(is_there, away), "what is for the one that was away")
 
 
 def incarnations_at(cluster: RedisCluster, member: Member) -> Iterator[str]:

@@ -96,6 +96,10 @@ class Commands(Protocol):
         """Return what serves a key, as far as that is known: keys with equal ones are away together."""
         ...
 
+    def reaches(self, key: Any) -> bool:
+        """Return whether the server that has a key can be reached, as far as that is known."""
+        ...
+
     def at_one_place(self, names: Sequence[str], most: int) -> Sequence[Sequence[str]]:
         """Cut names of keys into groups of at most `most`, each of which one command may have."""
         ...
@@ -164,6 +168,10 @@ class CommonCommands(ABC):
     def server_of(self, key: Any) -> object:
         """Return what serves a key: the one server there is."""
         return None
+
+    def reaches(self, key: Any) -> bool:
+        """Return whether the server that has a key can be reached, as far as that is known."""
+        return True
 
     async def link_of(self, key: str) -> Link:
         """Return over which connection commands go that concern a key."""
