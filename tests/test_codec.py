@@ -28,6 +28,7 @@ from actorwork.codec import (
     structure,
     wire_name,
 )
+from actorwork.codec.text import dumps_object
 from tests.doubles import fields
 
 
@@ -169,6 +170,33 @@ def test_what_json_does_not_have_cannot_be_sent(value: object):
 
 def test_text_is_written_as_it_is():
     assert dumps({"ü": "✓"}) == '{"ü":"✓"}'.encode()
+
+
+def _repeated(text: str, times: int) -> str:
+    return text * times
+
+
+_LONG_TEXTS = st.builds(
+    _repeated,
+    st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\x1f\x7f é😀'), min_size=1, max_size=5),
+    st.sampled_from([1, 60, 300]),
+)
+_PARTS: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _LONG_TEXTS
+)
+
+
+@given(st.dictionaries(_LONG_TEXTS | st.integers(), _PARTS | st.lists(_PARTS, max_size=3), max_size=10))
+def test_an_object_with_long_texts_is_written_as_any_other(value: dict[Any, Any]):
+    assert dumps_object(value) == dumps(value)
+
+
+@pytest.mark.parametrize("part", [math.nan, object(), "\ud800"])
+def test_an_object_with_a_long_text_and_what_is_no_json_is_refused(part: Any):
+    with pytest.raises(CodecError, match="cannot be written as JSON"):
+        dumps_object({"long": "x" * 1000, "part": part})
+    with pytest.raises(CodecError, match="cannot be written as JSON"):
+        dumps_object({"long": "x" * 1000 + str(part) if part == "\ud800" else part, "other": "y" * 1000})
 
 
 def test_a_path_is_sent_as_its_text():

@@ -63,6 +63,37 @@ def dumps(value: Json) -> bytes:
         raise CodecError(f"cannot be written as JSON: {error}; got {shown(value)}") from error
 
 
+_FEW: Final = 8
+_LONG: Final = 256
+_ESCAPED: Final = bytes([*range(0x20), *b'"\\'])
+
+
+def dumps_object(value: dict[str, Json]) -> bytes:
+    """Write what `dumps` would for an object, faster if it has few fields, and a long text among them.
+
+    The encoder takes five times as long to look at each character as to see that a text has none to be escaped.
+    """
+    if len(value) > _FEW:
+        return dumps(value)
+    for part in value.values():
+        if type(part) is str and len(part) >= _LONG:
+            break
+    else:
+        return dumps(value)
+    try:
+        return f"{{{','.join([f'{_encode_str(name)}:{_piece(part)}' for name, part in value.items()])}}}".encode()
+    except (TypeError, ValueError, RecursionError):
+        return dumps(value)  # Which says what is wrong, or knows how it is written.
+
+
+def _piece(value: Json) -> str:
+    if type(value) is str and len(value) >= _LONG:
+        written = value.encode()
+        if len(written.translate(None, _ESCAPED)) == len(written):
+            return f'"{value}"'
+    return "".join(_encode(value, 0))
+
+
 def shown(value: object) -> str:
     """Return a value as an error shows it: in at most 80 characters."""
     try:

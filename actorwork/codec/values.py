@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.codec.kinds import is_message_class, wire_name
-from actorwork.codec.text import dumps, loads, shown
+from actorwork.codec.text import dumps, dumps_object, loads, shown
 from actorwork.errors import CodecError, ResultTooLarge
 
 if TYPE_CHECKING:
@@ -60,7 +60,17 @@ def encoder_of(annotation: Any) -> Callable[[Any], bytes]:
     from actorwork.codec.conversion import unstructure_hook_of
 
     to_json = unstructure_hook_of(annotation)
-    return lambda value: dumps(to_json(value))
+
+    def encoded(value: object) -> bytes:
+        try:
+            known = to_json(value)
+        except CodecError:
+            raise
+        except Exception as error:
+            raise CodecError(f"cannot be written as JSON: {error}; got {shown(value)}") from error
+        return dumps_object(known) if type(known) is dict else dumps(known)
+
+    return encoded
 
 
 def encode(message: object) -> tuple[bytes, str | None]:

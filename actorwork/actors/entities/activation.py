@@ -78,16 +78,17 @@ class Activation:
     def __repr__(self) -> str:
         return f"<activation of {self.key!r}, version {self.version}>"
 
-    def load(self, state: StoredState | None, schema: StateSchema) -> None:
-        """Take a state over; raises what its JSON does if it cannot be read."""
+    def load(self, state: StoredState | None, schema: StateSchema) -> Any:
+        """Take a state over, and return it as instances have it; raises what its JSON does if it cannot be read."""
         if state is None:
-            self.entity.state = schema.first()
-            self.data = schema.write(self.entity.state)
-            return
-        self.entity.state, self._unknown = schema.read(state.data, state.schema)
+            first = schema.first()
+            self.data = schema.write(first)
+            return first
+        value, self._unknown = schema.read(state.data, state.schema)
         self.version, self.stamp, self.data, self.schema = state.version, state.stamp, state.data, state.schema
         self.at, self.marks = state.at, state.marks
         self.confirm()
+        return value
 
     def knows(self, state: StoredState | None) -> bool:
         """Whether a state is the one that it has committed or loaded last."""

@@ -18,7 +18,7 @@ must not begin to ask for each state alone, or it falls behind further.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import attrs
 import trio
@@ -54,31 +54,48 @@ class StateLoader(Protocol):
     async def load_states(self, wanted: Sequence[tuple[Delivery, str]]) -> Sequence[FoundState]: ...
 
 
+class WaitingDeliveries(Protocol):
+    """Where the deliveries wait meanwhile: the mailbox."""
+
+    def hold_back(self, count: int) -> None:
+        """Let this many deliveries, which are offered next, wake no executor until `let_go`."""
+        ...
+
+    def let_go(self, count: int) -> None: ...
+
+
 @attrs.define(eq=False)
 class _Read:
     """What was loaded in one round trip, begun or, once it is there, ended `at` this time.
 
-    `found` is None until it is there, and empty if it could not be loaded.
+    By their keys: the deliveries, the stamps that came with the question, and what was found; that is None until it is
+    there, and empty if it could not be loaded. No object is kept for each of them: many are held, and the collector
+    of garbage would look at all of these.
     """
 
     at: float
-    wanted: list[tuple[Delivery, str]]
+    deliveries: dict[str, Delivery] = attrs.field(factory=dict["str", "Delivery"])
+    stamps: dict[str, str] = attrs.field(factory=dict[str, str])
+    found: dict[str, FoundState] | None = None
     is_there: trio.Event = attrs.field(factory=trio.Event)
-    found: Sequence[FoundState] | None = None
-
-    def has(self, place: int, delivery: Delivery) -> bool:
-        return self.wanted[place][0] is delivery
 
 
 class StatesAhead:
     """The states of deliveries that wait in the mailbox. `stamp_of` returns the stamp of what is known of a key."""
 
-    def __init__(self, loader: StateLoader, stamp_of: Callable[[str], str], start_soon: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        loader: StateLoader,
+        stamp_of: Callable[[str], str],
+        start_soon: Callable[..., object],
+        waiting: WaitingDeliveries | None = None,
+    ) -> None:
         self._loader = loader
         self._stamp_of = stamp_of
         self._start_soon = start_soon
-        self._held: dict[str, tuple[_Read, int]] = {}
-        """For each key the read that its state belongs to, and its place there; the oldest come first."""
+        self._waiting = waiting
+        self._held: dict[str, _Read] = {}
+        """For each key the read that its state belongs to; the oldest come first."""
         self._later: dict[str, tuple[Delivery, float]] = {}
         """For each key the delivery that waits, and whose state is not held, and since when; the oldest come first."""
         self._bytes_each = FIRST_GUESS
@@ -102,13 +119,13 @@ class StatesAhead:
             if one.key is not None:
                 self._later[one.key] = one, now
         wanted = [
-            (one, stamp_of(one.key))
+            (one, stamp_of(key))
             for one in deliveries[:room]
-            if one.key is not None and not (one.key in held and held[one.key][0].has(held[one.key][1], one))
+            if (key := one.key) is not None and not (key in held and held[key].deliveries.get(key) is one)
         ]
         if len(wanted) < _FEW:
             return
-        self._begin(_Read(now, wanted))
+        self._begin(_Read(now), wanted, held_back=len(deliveries))
 
     def hold(self, deliveries: Sequence[Delivery], stamps: Sequence[str]) -> None:
         """Note the stamps of the states of deliveries that are about to be put into the mailbox.
@@ -117,87 +134,97 @@ class StatesAhead:
         """
         now = trio.current_time()
         self.forget_old(now)
-        found: list[FoundState] = []
-        read = _Read(now, [], found=found)
+        found: dict[str, FoundState] = {}
+        read = _Read(now, found=found)
         for delivery, stamp in zip(deliveries, stamps, strict=True):
             key = delivery.key
             if key is not None and stamp == self._stamp_of(key):
-                self._held[key] = read, len(found)
-                read.wanted.append((delivery, stamp))
-                found.append(True if stamp else None)
+                self._held[key] = read
+                read.deliveries[key], read.stamps[key] = delivery, stamp
+                found[key] = True if stamp else None
 
     def _room(self) -> int:
         """Return how many more states may be held."""
         return int(MOST_BYTES / self._bytes_each) - len(self._held)
 
-    def _begin(self, read: _Read) -> None:
-        for place, (delivery, _) in enumerate(read.wanted):
-            self._held[delivery.key or ""] = read, place
-        self._start_soon(self._load, read)
+    def _begin(self, read: _Read, wanted: Sequence[tuple[Delivery, str]], *, held_back: int = 0) -> None:
+        held, deliveries, stamps = self._held, read.deliveries, read.stamps
+        for delivery, stamp in wanted:
+            key = delivery.key or ""
+            held[key], deliveries[key], stamps[key] = read, delivery, stamp
+        if self._waiting is not None:
+            self._waiting.hold_back(held_back)
+        self._start_soon(self._load, read, wanted, held_back)
 
-    async def _load(self, read: _Read) -> None:
+    async def _load(self, read: _Read, wanted: Sequence[tuple[Delivery, str]], held_back: int) -> None:
         try:
-            read.found = found = await self._loader.load_states(read.wanted)
+            found = await self._loader.load_states(wanted)
+            # Of two of one key, which a foreign producer may have named, the second is held.
+            read.found = {one.key or "": state for (one, _), state in zip(wanted, found, strict=False)}
             read.at = trio.current_time()
         except ActorworkError:
             # Each is loaded once more as it begins; if that fails, too, its message is handed back.
             return
         finally:
-            read.found = read.found or ()
+            read.found = read.found or {}
             read.is_there.set()
+            if self._waiting is not None:
+                self._waiting.let_go(held_back)
         sizes = [0 if one is None else len(one.data) for one in found if one is not True]
         if sizes:
             self._bytes_each = smoothed(self._bytes_each, OWN_BYTES + sum(sizes) / len(sizes), weight=0.5)
 
-    def confirms(self, key: str, delivery: Delivery, stamp: str, now: float) -> bool:
-        """Whether the state of the key of a delivery that begins is known to have this stamp; then it is taken.
-
-        If not, `take` says what there is.
+    def known(self, key: str, delivery: Delivery, stamp: str, now: float) -> FoundState | Literal[False]:
+        """Return the state of the key of a delivery that begins, if it was loaded ahead: True if it is the one that has
+        this stamp, None if there is none. Else return False, and `take` it.
         """
-        held = self._held.get(key)
-        if held is None:
+        read = self._held.get(key)
+        if read is None or read.found is None or now - read.at >= FRESH or read.deliveries.get(key) is not delivery:
             return False
-        read, place = held
-        if not read.found or read.found[place] is not True or now - read.at >= FRESH:
+        state = read.found.get(key, False)
+        if state is True and read.stamps[key] != stamp:
             return False
-        mine, known = read.wanted[place]
-        if mine is not delivery or known != stamp:
-            return False
-        del self._held[key]
-        return True
+        if state is not False:
+            del self._held[key]
+        return state
 
     async def take(self, delivery: Delivery, stamp: str, now: float) -> FoundState:
         """Return the state of the key of a delivery that begins; `stamp` is that of what this node knows of it.
 
         Raises `BrokerError`. There is a checkpoint only where it has to be waited for.
         """
-        self.forget_old(now)
-        held = self._held.get(delivery.key or "")
-        if held is not None:
-            read, place = held
-            mine, known = read.wanted[place]
-            if mine is delivery:
-                del self._held[delivery.key or ""]
-                if read.found is None:
-                    await read.is_there.wait()
-                # If it could not be loaded there is none.
-                if read.found and now - read.at < FRESH:
-                    state = read.found[place]
-                    if state is not True or known == stamp:
-                        return state
-        later = self._later.pop(delivery.key or "", None)
-        if later is not None and later[0] is delivery:
-            read = self._with_next(delivery, stamp, now)
-            if len(read.wanted) >= _FEW:
-                self._begin(read)
-                del self._held[delivery.key or ""]
+        key = delivery.key or ""
+        state = self.known(key, delivery, stamp, now)
+        if state is not False:
+            return state
+        read = self._held.get(key)
+        if read is not None and read.deliveries.get(key) is delivery:
+            if read.found is None:
                 await read.is_there.wait()
+                state = self.known(key, delivery, stamp, now)
+                if state is not False:
+                    return state
+            elif now - read.at >= FRESH:
+                self.forget_old(now)
+            self._forget(key, read)
+        later = self._later.pop(key, None)
+        if later is not None and later[0] is delivery:
+            wanted = self._with_next(delivery, stamp)
+            if len(wanted) >= _FEW:
+                read = _Read(now)
+                self._begin(read, wanted)
+                await read.is_there.wait()
+                self._forget(key, read)
                 if read.found:
-                    return read.found[0]
+                    return read.found[key]
         (found,) = await self._loader.load_states([(delivery, stamp)])
         return found
 
-    def _with_next(self, delivery: Delivery, stamp: str, now: float) -> _Read:
+    def _forget(self, key: str, read: _Read) -> None:
+        if self._held.get(key) is read:
+            del self._held[key]
+
+    def _with_next(self, delivery: Delivery, stamp: str) -> Sequence[tuple[Delivery, str]]:
         """Return what to load with the state of a delivery that begins: those of the ones that have waited longest."""
         wanted = [(delivery, stamp)]
         room = max(0, min(TOGETHER, self._room()) - 1)
@@ -205,16 +232,20 @@ class StatesAhead:
             del self._later[key]
             if key not in self._held and key != delivery.key:
                 wanted.append((one, self._stamp_of(key)))
-        return _Read(now, wanted)
+        return wanted
 
     def forget_old(self, now: float) -> None:
-        """Drop states that have waited for too long, and forget deliveries that seem never to begin here."""
+        """Drop states that have waited for too long, and forget deliveries that seem never to begin here.
+
+        Not for each message: to find the first of a dict takes as long as what was deleted before it is long.
+        """
         while self._held:
-            key, (read, place) = next(iter(self._held.items()))
+            key, read = next(iter(self._held.items()))
             if read.found is None or now - read.at < FRESH:
                 break
             del self._held[key]
-            self._later[key] = read.wanted[place][0], read.at
+            if (delivery := read.deliveries.get(key)) is not None:
+                self._later[key] = delivery, read.at
         while self._later:
             key, (_, since) = next(iter(self._later.items()))
             if now - since < GONE:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import attrs
 import trio
@@ -110,7 +110,7 @@ class EntityHost:
         """The activations that no delivery uses, by their keys, the one used longest ago first."""
         self._ahead: StatesAhead | None = None
         if actor.consumer is not None:
-            self._ahead = StatesAhead(actor.consumer, self._stamp_of, actor.services.start_soon)
+            self._ahead = StatesAhead(actor.consumer, self._stamp_of, actor.services.start_soon, actor.mailbox)
             actor.consumer.load_ahead = self._ahead.load
             actor.consumer.hold_known = self._ahead.hold
         self._stamp, self._commits = os.urandom(8).hex(), itertools.count()
@@ -162,12 +162,18 @@ class EntityHost:
             raise MessageRefused(_no_local_messages(self._settings.title))
         turns = self._turns
         turns.taken += 1
-        if turns.taken > BURST:
-            await turns.give_way()
+        if turns.taken > BURST and await turns.give_way():
+            self._actor.mailbox.one_too_many()
         now = trio.current_time()
-        activation = self._warm(current.delivery, now)
-        if activation is None:
-            activation = await self._activated(current, now)
+        delivery, warm = current.delivery, None
+        state: FoundState | Literal[False] = False
+        if (key := delivery.key) is not None and self._ahead is not None:
+            warm = self._active.get(key)
+            state = self._ahead.known(key, delivery, "" if warm is None else warm.stamp, now)
+        if state is True and warm is not None:  # As most are.
+            activation = self._taken(warm, delivery)
+        else:
+            activation = await self._activated(current, now, state)
             if activation is None:
                 return None
             now = trio.current_time()
@@ -275,23 +281,20 @@ class EntityHost:
 
     # ---- activations ----
 
-    def _warm(self, delivery: Delivery, now: float) -> Activation | None:
-        """Return the activation for a delivery if it was found to be of the committed state, as most were."""
-        key = delivery.key
-        if key is None or self._ahead is None:
-            return None
-        warm = self._active.get(key)
-        if warm is None or not self._ahead.confirms(key, delivery, warm.stamp, now):
-            return None
+    def _taken(self, warm: Activation, delivery: Delivery) -> Activation:
+        """Return the activation that waits, for a delivery that was found to meet the state that it has committed."""
         warm.confirm()
-        mark = mark_of(delivery.id)
-        _refuse_again(delivery, warm.marks, mark)
-        del self._active[key]
-        warm.mark = mark
+        warm.mark = mark = mark_of(delivery.id)
+        if mark in warm.marks:  # As no other is, or by chance.
+            _refuse_again(delivery, warm.marks, mark)
+        del self._active[warm.key]
         return warm
 
-    async def _activated(self, current: InFlight, now: float) -> Activation | None:
-        """Return the activation for a delivery; None if its state cannot be used here: it is handed back then."""
+    async def _activated(self, current: InFlight, now: float, state: FoundState | Literal[False]) -> Activation | None:
+        """Return the activation for a delivery; None if its state cannot be used here: it is handed back then.
+
+        `state` is what was loaded ahead, False if nothing was.
+        """
         delivery = current.delivery
         if delivery.key is None:
             raise Fail(
@@ -301,22 +304,21 @@ class EntityHost:
         if self._ahead is None:
             raise NotRunning(_no_local_messages(self._settings.title))
         mark = mark_of(delivery.id)
-        warm = self._active.get(delivery.key)
-        try:
-            state = await self._ahead.take(delivery, "" if warm is None else warm.stamp, now)
-            if state is True and warm is not None:
-                warm.confirm()
-                _refuse_again(delivery, warm.marks, mark)
-                if self._active.get(delivery.key) is warm:
-                    del self._active[delivery.key]
-                    warm.mark = mark
-                    return warm
-                # It was passivated while the broker answered.
-                state = await self._ahead.take(delivery, "", now)
-        except ActorworkError as error:
-            # What is wrong with a state, or with the rights to read it, is no fault of the message.
-            await self._stall(current, delivery.key, None, error)
-            return None
+        if state is False:
+            warm = self._active.get(delivery.key)
+            try:
+                state = await self._ahead.take(delivery, "" if warm is None else warm.stamp, now)
+                if state is True and warm is not None:
+                    if self._active.get(delivery.key) is warm:
+                        return self._taken(warm, delivery)
+                    # It was passivated while the broker answered.
+                    warm.confirm()
+                    _refuse_again(delivery, warm.marks, mark)
+                    state = await self._ahead.take(delivery, "", now)
+            except ActorworkError as error:
+                # What is wrong with a state, or with the rights to read it, is no fault of the message.
+                await self._stall(current, delivery.key, None, error)
+                return None
         if state is True:
             state = None  # True is the answer to a stamp only.
         if state is not None:
@@ -336,16 +338,14 @@ class EntityHost:
         made.mark = mark
         try:
             # Read before the instance is made, since it may have to be handed back.
-            holder: Any = _Holder()
-            made.entity = holder
-            made.load(state, self._schema)
+            loaded = made.load(state, self._schema)
         except Exception as error:  # noqa: BLE001 - a migration is the user's, and may raise anything
             await self._stall(current, delivery.key, state, error)
             return None
         self._counts.activated(delivery.key)
         entity: Any = self._actor.child.make()
-        entity.context, entity.key, entity.state = self.context, delivery.key, holder.state
-        vars(entity)[ACTIVATION] = made
+        entity.context, entity.key, entity.state = self.context, delivery.key, loaded
+        object.__setattr__(entity, ACTIVATION, made)  # `vars(entity)` would make a dict, of each one.
         made.entity = entity
         if self._has_startup:
             made.current = current
@@ -448,24 +448,19 @@ class _Turns:
         self._is_giving_way = False
         self._behind = trio.lowlevel.ParkingLot()
 
-    async def give_way(self) -> None:
-        """Wait until other tasks have had a turn."""
+    async def give_way(self) -> bool:
+        """Wait until other tasks have had a turn; return whether another executor waits for that already."""
         if self._is_giving_way:
             await self._behind.park()
             self._behind.unpark()
-            return
+            return True
         self._is_giving_way = True
         try:
             await trio.lowlevel.checkpoint()
         finally:
             self._is_giving_way, self.taken = False, 0
             self._behind.unpark(count=_RESUMED)
-
-
-class _Holder:
-    """Holds a state until its instance is made."""
-
-    state: Any = None
+        return False
 
 
 def _current(title: str) -> InFlight:

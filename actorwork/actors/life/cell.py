@@ -80,7 +80,7 @@ class Cell:
         self.behaviour = behaviour_of(cast("type", child.actor))
         self.handlers = self.behaviour.usual
         """The class's handlers, one step nearer for refs."""
-        self.mailbox = Mailbox(
+        self.mailbox = (_mailbox_of_entity() if fed and self.handlers.is_entity else Mailbox)(
             name=settings.title,
             settings=settings.mailbox,
             concurrency=settings.concurrency,
@@ -395,6 +395,12 @@ class Cell:
     def children(self) -> RunningSupervisor | None:
         """The supervisor of the actors that this one has spawned, if it has."""
         return None if self.current is None else self.current.children
+
+
+def _mailbox_of_entity() -> type[Mailbox]:
+    from actorwork.actors.entities.mailbox import EntityMailbox  # noqa: PLC0415 - most programs have no entities
+
+    return EntityMailbox
 
 
 def _admission_queue(cell: Cell) -> AdmissionQueue:
