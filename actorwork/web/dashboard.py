@@ -233,7 +233,7 @@ class Dashboard:
         if name == "/live" and not is_api:
             return await self._stream(request, access, root)
         if name == "/under-way" and is_api:
-            # Of an action that this user has sent: other ones have other names for theirs.
+            # Only of this user's actions: a name is the sender's own.
             found = self._under_way.get((access.who, request.query_params.get("id", "")))
             return _json_response({"so_far": None if found is None else found.count})
         page = PAGES.get(name)
@@ -418,7 +418,7 @@ class Dashboard:
             text, status = f"this failed; the log has the reason, under the number {number}", 500
         if asks_json:
             return _json_response({"error": text}, status)
-        # With its place among the pages: who looks for a run that is gone goes on from the list of runs.
+        # The page keeps its place in the navigation: a user whose run is gone goes on from the list of runs.
         frame = self._frame(root, path if path in PAGES else "", "Error", access)
         main = self._renderer.main("error.html", {"text": text, "status": status}, frame)
         return _html_response(self._renderer.whole(main, frame), status)

@@ -48,8 +48,8 @@
 
   // ---- forms that change what the page shows (data-edits): as a whole they are of one moment ----
   //
-  // Each says in a hidden field on which version it was made, so that the server refuses what was written about another
-  // one. While a reader is at such a form nothing in it follows, that field least of all; it follows whole before, and after.
+  // A hidden field of each names the version that the form shows, so that the server refuses changes of an older one. While
+  // a reader uses such a form, updates leave all of it alone, that field included; otherwise they replace all of it.
 
   function isChanged(one) {
     if (one.type === "checkbox") return one.checked !== one.defaultChecked;
@@ -83,7 +83,7 @@
     return true;
   }
 
-  // Once the form is left as it was, or given back, it catches up.
+  // A form that its reader leaves unchanged catches up.
   main.addEventListener("focusout", () => setTimeout(() => { if (isBehind) show(latest); }));
   main.addEventListener("click", (event) => {
     const button = event.target.closest("[data-behind] button");
@@ -118,7 +118,7 @@
     for (const [number, next] of coming.entries()) {
       const known = next.dataset?.key && byKey.get(next.dataset.key);
       if (known) {
-        // What is moved loses its focus: so, if only such are before it as have gone, these go.
+        // A node that is moved loses the focus. If all nodes before it have gone, they are removed instead.
         let end = at;
         while (end && end !== known && !staying.has(end.dataset?.key)) end = end.nextSibling;
         while (end === known && at !== known) {
@@ -244,7 +244,7 @@
     return facts;
   }
 
-  // What takes longer than a second says how far it is; the answer may come later than that of the action itself.
+  // An action that takes longer than a second shows how far it is. This answer may come after that of the action.
   async function tell(mark, total) {
     said.dataset.of = mark;
     const answer = await fetch(`${base}/api/under-way?id=${encodeURIComponent(mark)}`).catch(() => null);
