@@ -12,7 +12,7 @@ from actorwork.errors import MessageFailed
 from actorwork.events import MessageLost
 from actorwork.message import RESULT_TTL, Envelope, Priority, Status
 from actorwork.policy.settlement import Ack, Retry
-from actorwork.workflows import Flow, chord, step
+from actorwork.workflows import Flow, chord, group, step
 from tests.patience import PATIENCE
 from tests.streams.bench_of_actors import WHY, Scene, inbox, open_scene, subscription
 from tests.streams.conftest import wait_until
@@ -257,6 +257,19 @@ async def test_a_member_whose_entry_is_deleted_at_a_dead_node_ends_as_lost_and_i
             assert (told["kind"], told["error"], told["reason"]) == ("lost", "Lost", REASON)
             node.settle(clerks, alarm, Ack())
             assert await scene.pending(NUMBERS, "group-a") == 0
+
+
+async def test_of_two_steps_whose_entries_have_one_id_in_two_streams_the_one_whose_entry_is_lost_ends(redis_url: str):
+    numbers = subscription(NUMBERS)
+    async with open_scene(redis_url) as scene, open_client(scene.broker) as client:
+        run = await client.start(group([step(Clerk, Note("x")), *(step(Calculator, Square(one)) for one in (1, 2))]))
+        state = f"actorwork:{{{NUMBERS}}}:flow:{run.id}:state"
+        await scene.call("HSET", state, "p0", await scene.call("HGET", state, "p1"))
+        await lose_all(scene, numbers)
+        async with scene.node(numbers):
+            await wait_told(scene, f"{run.id}/1", f"{run.id}/2")
+            statuses = [info.status for info in await run.steps()]
+            assert statuses == [Status.PENDING, Status.FAILURE, Status.FAILURE]
 
 
 async def test_a_retry_of_a_member_whose_entry_is_gone_ends_it_as_lost(redis_url: str):
