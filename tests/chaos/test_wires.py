@@ -24,7 +24,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 
 async def test_members_that_are_parted_miss_each_other_and_others_miss_neither():
-    async with open_wired_cluster({}, 1.0) as (cluster, wires):
+    async with open_wired_cluster({}, 2.0) as (cluster, wires):
         one, other, third = cluster.primaries
 
         def is_parted() -> bool:
