@@ -103,7 +103,7 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
         await refuse_what_loses_messages(commands, address, emit)
 
     async def open_replies() -> Replies:
-        place = RedisReplies()
+        place = RedisReplies(address.url)
         await place.open(commands)
         places.append(place)
         stack.push_async_callback(place.aclose)
@@ -145,7 +145,7 @@ async def _open_file(url: str, stack: AsyncExitStack) -> tuple[Broker, AsyncioDr
     await store.open()
 
     async def open_replies() -> Replies:
-        replies = AsyncioReplies(os.urandom(16).hex())
+        replies = AsyncioReplies(os.urandom(16).hex(), location)
         store.listen(replies.address, arrivals_of(replies))
 
         async def look(waited: float) -> None:

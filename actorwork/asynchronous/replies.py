@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
+from actorwork.errors import BrokerError
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
 from actorwork.streams.transport.redis_py import RedisError, cannot
@@ -28,8 +29,9 @@ LONGEST_PAUSE: Final = 0.02
 class AsyncioReplies:
     """Implements `actorwork.abc.Replies`; a task looks for what has not arrived."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, place: object) -> None:
         self.address = address
+        self._place = place
         self._waiting: dict[tuple[str, str], list[_Awaited]] = {}
         self._wanted = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -80,7 +82,8 @@ class AsyncioReplies:
                 await self._task
         for some in self._waiting.values():
             for waiting in some:
-                waiting.come.cancel()
+                if not waiting.come.done():
+                    waiting.come.set_exception(BrokerError(f"this client of {self._place} is closed"))
 
 
 class _Awaited:
@@ -101,8 +104,8 @@ class _Awaited:
 class RedisReplies(AsyncioReplies):
     """At Redis."""
 
-    def __init__(self) -> None:
-        super().__init__(keys.REPLIES + os.urandom(16).hex())
+    def __init__(self, place: str) -> None:
+        super().__init__(keys.REPLIES + os.urandom(16).hex(), place)
         self._look_now = asyncio.Event()
 
     async def open(self, commands: AsyncioRedis | AsyncioCluster) -> None:

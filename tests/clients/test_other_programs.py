@@ -672,6 +672,20 @@ def test_who_still_waits_when_its_asyncio_client_ends_gets_an_error_at_once(whic
     run_asyncio(main)
 
 
+def test_who_still_waits_for_a_reply_when_its_asyncio_client_ends_gets_an_error_at_once(url: str) -> None:
+    async def main() -> None:
+        async with aio.open_client(url) as client:
+            waiting = asyncio.create_task(client.ref("nobody").ask({}, timeout=PATIENCE))
+            driver: Any = client._sender.driver
+            while driver._replies is None or not driver._replies.awaited:  # noqa: ASYNC110 - no event says so
+                await asyncio.sleep(0.01)
+            await client.publish("nobody", 1)  # So the message of the ask is at the broker.
+        with pytest.raises(BrokerError, match="is closed"):
+            await waiting
+
+    run_asyncio(main)
+
+
 @pytest.mark.parametrize("which", range(4))
 def test_who_still_waits_when_its_trio_client_ends_gets_an_error_at_once(which: int, url: str) -> None:
     async def main() -> None:
