@@ -6,7 +6,7 @@ opening     `open_client`
 driver      time, waiting and replies on asyncio's loop
 redis       one multiplexed connection, which comes back by itself
 link        one open connection: commands of many tasks, replies matched in order
-gathering   publishes of many tasks in one call
+gathering   publishes of many tasks together
 replies     where outcomes arrive
 blocks      blocks that something outside of them ends: those of locks
 store       the embedded broker's file, in a thread of its own

@@ -12,7 +12,7 @@ What remembers an id is its mark (lua/marks.lua). A mark and its message are wri
 was lost can be sent again.
 
 Nothing is collected here. The connection sends publishes of several tasks in one tick of the scheduler in one write,
-and does not delay a single one. On asyncio it makes one call of them (`asynchronous/gathering`).
+and does not delay a single one. On asyncio they are one transaction (`asynchronous/gathering`).
 
 A mark is kept for a day. Setting its expiry each time would cost as much as setting the mark, so it is set with the
 first message, after each new connection, and once a minute. A server that forgets keys in between forgets the marks,
@@ -144,8 +144,8 @@ class Publisher:
     async def conclude(self, envelope: Envelope, answer: Any) -> None:
         """Do what is left to do for a message that left with others.
 
-        `answer` has the replies to its transaction, if it was alone; the error that came in their place; or None, if it
-        is to be published again, which is harmless.
+        `answer` has the replies to its transaction, the error that came in their place, or None, if it is to be
+        published again, which is harmless.
         """
         if isinstance(answer, MayHaveExecuted):
             await self._publish_after(answer, envelope)

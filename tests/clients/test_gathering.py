@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
@@ -67,13 +67,14 @@ def in_scene(url: str, test: Callable[[Scene], Awaitable[None]], server_url: str
     run_asyncio(main)
 
 
-def test_messages_that_tasks_send_at_once_are_kept_in_the_order_of_the_calls_by_a_few_scripts(redis_url: str) -> None:
+def test_messages_that_tasks_send_at_once_are_kept_in_order_by_a_few_transactions(redis_url: str) -> None:
     async def test(scene: Scene) -> None:
         ids = await scene.send(*range(1, 101))
         assert len(set(ids)) == 100
         assert scene.kept() == list(range(101))
-        assert scene.calls("evalsha") == 4
-        assert scene.calls("multi") == 0
+        assert scene.calls("exec") == 4
+        assert scene.calls("bitfield") == 4
+        assert scene.calls("evalsha") == 0
 
     in_scene(redis_url, test)
 
@@ -97,7 +98,7 @@ def test_messages_to_several_sources_leave_together_for_each(redis_url: str) -> 
         await asyncio.gather(*[scene.client.publish(next(sources), n) for n in range(1, 21)])
         assert scene.kept("orders") == [0, *range(1, 21, 2)]
         assert scene.kept("letters") == [0, *range(2, 21, 2)]
-        assert scene.calls("evalsha") == 2
+        assert scene.calls("exec") == 2
 
     in_scene(redis_url, test)
 
@@ -206,18 +207,30 @@ def test_what_cannot_be_sent_is_an_error_of_its_own_sender(redis_url: str) -> No
     in_scene(redis_url, test)
 
 
-def test_a_message_whose_id_is_known_at_the_broker_is_kept_once(redis_url: str) -> None:
+@pytest.fixture
+def url_without_transactions(redis_url: str) -> Iterator[str]:
+    server: Any = cast("Any", redis.Redis).from_url(redis_url)
+    server.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all", "-multi")
+    yield redis_url.replace("://", "://ann:secret@")
+    server.execute_command("ACL", "DELUSER", "ann")
+    server.close()
+
+
+def test_a_user_without_transactions_sends_messages_together_by_a_script(
+    redis_url: str, url_without_transactions: str
+) -> None:
     async def test(scene: Scene) -> None:
-        ids = MessageIds(PUBLISHER)
-        some = [Envelope("orders", next(ids), b"%d" % n) for n in range(1, 80)]
-        await scene.client.broker.publish(some[10:70])
-        await asyncio.gather(*[scene.client.broker.publish_new(one) for one in some])
-        assert sorted(scene.kept()) == list(range(80))
+        await scene.send(*range(1, 11))
+        await scene.client.publish("orders", 11)
+        assert scene.kept() == list(range(12))
+        assert scene.calls("evalsha") == 2
 
-    in_scene(redis_url, test)
+    in_scene(url_without_transactions, test, redis_url)
 
 
-def test_a_server_that_has_forgotten_the_scripts_keeps_the_messages(redis_url: str) -> None:
+def test_a_server_that_has_forgotten_the_script_keeps_the_messages(
+    redis_url: str, url_without_transactions: str
+) -> None:
     async def test(scene: Scene) -> None:
         scene.server.script_flush()
         await scene.send(*range(1, 41))
@@ -225,25 +238,44 @@ def test_a_server_that_has_forgotten_the_scripts_keeps_the_messages(redis_url: s
         scene.forget()
         await scene.send(41, 42, 43)
         assert scene.kept()[-3:] == [41, 42, 43]
-        assert scene.calls("evalsha") == 1, "it knows them again"
+        assert scene.calls("evalsha") == 1, "it knows it again"
 
-    in_scene(redis_url, test)
+    in_scene(url_without_transactions, test, redis_url)
 
 
-def test_a_user_without_transactions_sends_messages_together(redis_url: str) -> None:
-    server: Any = cast("Any", redis.Redis).from_url(redis_url)
-    server.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all", "-multi")
-
+def test_a_user_who_loses_the_right_to_transactions_goes_on_sending_messages_together(redis_url: str) -> None:
     async def test(scene: Scene) -> None:
-        await scene.send(*range(1, 11))
-        await scene.client.publish("orders", 11)
-        assert scene.kept() == list(range(12))
+        scene.server.execute_command("ACL", "SETUSER", "ann", "-multi")
+        await scene.send(*range(1, 41))
+        assert sorted(scene.kept()) == list(range(41))
+        scene.forget()
+        await scene.send(41, 42, 43)
+        assert scene.kept()[-3:] == [41, 42, 43]
+        assert scene.calls("evalsha") == 1
 
+    server: Any = cast("Any", redis.Redis).from_url(redis_url)
+    server.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all")
     try:
         in_scene(redis_url.replace("://", "://ann:secret@"), test, redis_url)
     finally:
         server.execute_command("ACL", "DELUSER", "ann")
         server.close()
+
+
+def test_a_server_without_memory_refuses_each_message_to_its_own_task(redis_url: str) -> None:
+    async def test(scene: Scene) -> None:
+        scene.server.config_set("maxmemory", 1)
+        try:
+            done = await scene.send(*range(1, 41))
+        finally:
+            scene.server.config_set("maxmemory", 0)
+        assert {type(one) for one in done} == {BrokerError}
+        assert len({id(one) for one in done}) == 40
+        assert all(one.may_pass for one in done)
+        await scene.send(41, 42)
+        assert scene.kept() == [0, 41, 42]
+
+    in_scene(redis_url, test)
 
 
 def test_marks_of_messages_that_left_together_are_forgotten_after_a_day(redis_url: str) -> None:
