@@ -102,7 +102,7 @@ def test_a_state_as_its_type_says_is_kept(value: Any, annotation: Any):
         (replace(FULL, note=5), Cart, "at note: wants a string or null, got 5"),
         (replace(FULL, lines=[Line(), Line(parts=[Line(price="1")])]), Cart, r"at lines\[1\].parts\[0\].price: "),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         (replace(FULL, by_name={"a": Line(price=True)}), Cart, r"at by_name\['a'\].price: "),
-        (replace(FULL, sizes={1: "2"}), Cart, r"at sizes\[.1.\]: wants a number"),
+        (replace(FULL, sizes={1: "2"}), Cart, r"at sizes\[.?1.?\]: wants a number"),
         (replace(FULL, kind="c"), Cart, "at kind: "),
         (replace(FULL, pair=(1, 2)), Cart, r"at pair\[1\]: wants a string, got 2"),
         (Model.model_construct(amount="much"), Model, "at amount: "),
