@@ -438,3 +438,18 @@ def test_any_fields_are_text_or_a_codec_error(raw: dict[bytes, bytes]):
     else:
         with pytest.raises(CodecError, match="not UTF-8"):
             fields_as_json(raw, {})
+
+
+def test_numbers_as_names_are_read_in_a_record_whatever_was_read_before():
+    # A type of its own, so that nothing else has read it before.
+    class Money(float): ...
+
+    @attrs.frozen
+    class Prices:
+        by_size: dict[int, Money]
+
+    assert decode_value(b'{"1": 2.5}', dict[int, Money]) == {1: 2.5}
+    assert decode_value(b'{"by_size": {"1": 2.5}}', Prices) == Prices({1: Money(2.5)})
+    assert decode_value(b'{"1": 2.5}', dict[int, Money]) == {1: 2.5}
+    with pytest.raises(CodecError, match="wants a whole number, got 'x'"):
+        decode_value(b'{"by_size": {"x": 2.5}}', Prices)

@@ -26,6 +26,7 @@ from uuid import UUID
 
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
+from cattrs.gen import mapping_structure_factory  # pyright: ignore[reportUnknownVariableType]
 
 from actorwork.codec.kinds import field_types, is_model, name_of
 from actorwork.codec.text import dumps, loads, sentence, shown
@@ -165,20 +166,16 @@ _MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 
 def _read_keys_as_text(converter: cattrs.Converter) -> None:
     """Parse the names of JSON objects, which are always strings, as the keys that a mapping's annotation wants."""
-    making: set[Any] = set()
 
     def wants_numbers(cls: Any) -> bool:
-        if cls in making or get_origin(cls) not in _MAPPINGS:
+        if get_origin(cls) not in _MAPPINGS:
             return False
         key = get_args(cls)[0]
         return isinstance(key, type) and issubclass(key, (int, float, Enum))
 
     def make(cls: Any) -> Callable[[Any, Any], Any]:
-        making.add(cls)
-        try:
-            inner = converter.get_structure_hook(cls, cache_result=False)
-        finally:
-            making.discard(cls)
+        # Not by way of the converter, which would note this hook as that of the type, in the place of the one below.
+        inner = mapping_structure_factory(cls, converter, dict, detailed_validation=converter.detailed_validation)
         key = get_args(cls)[0]
 
         def structure(value: Any, annotation: Any) -> Any:
