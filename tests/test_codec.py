@@ -23,6 +23,7 @@ from actorwork.codec import (
     dumps,
     encode,
     encode_value,
+    encoder_of,
     fields_as_json,
     loads,
     structure,
@@ -166,6 +167,23 @@ def test_what_json_does_not_have_cannot_be_sent(value: object):
     for write in (encode, encode_value):
         with pytest.raises(CodecError, match="cannot be written as JSON"):
             write(value)
+
+
+@attrs.define
+class Inner:
+    number: int
+
+
+@attrs.define
+class Outer:
+    inner: Inner
+
+
+def test_a_message_whose_field_is_of_another_class_is_refused_and_no_error_of_the_converter_comes_out():
+    wrong: Any = 5
+    for write in (encode, encode_value, encoder_of(Outer)):
+        with pytest.raises(CodecError, match="cannot be written as JSON"):
+            write(Outer(wrong))
 
 
 def test_text_is_written_as_it_is():

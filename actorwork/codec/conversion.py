@@ -247,12 +247,18 @@ def unstructure(value: object, annotation: Any = None) -> Json:
 
 
 def unstructure_hook_of(annotation: Any) -> Callable[[Any], Json]:
-    """Return what `unstructure` is for one type, but that it raises what it may."""
-    return (
-        unstructure
-        if annotation is None
-        else cast("Callable[[Any], Json]", _converter.get_unstructure_hook(annotation))
-    )
+    """Return what `unstructure` is for one type."""
+    if annotation is None:
+        return unstructure
+    hook = cast("Callable[[Any], Json]", _converter.get_unstructure_hook(annotation))
+
+    def to_json(value: object) -> Json:
+        try:
+            return hook(value)
+        except Exception as error:
+            raise CodecError(f"cannot be written as JSON: {error}; got {shown(value)}") from error
+
+    return to_json
 
 
 def hook_of(annotation: Any) -> Callable[[Any, Any], Any]:

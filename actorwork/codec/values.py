@@ -62,12 +62,7 @@ def encoder_of(annotation: Any) -> Callable[[Any], bytes]:
     to_json = unstructure_hook_of(annotation)
 
     def encoded(value: object) -> bytes:
-        try:
-            known = to_json(value)
-        except CodecError:
-            raise
-        except Exception as error:
-            raise CodecError(f"cannot be written as JSON: {error}; got {shown(value)}") from error
+        known = to_json(value)
         return dumps_object(known) if type(known) is dict else dumps(known)
 
     return encoded
