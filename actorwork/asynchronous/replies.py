@@ -99,6 +99,8 @@ class _Awaited:
 
     def close(self) -> None:
         self._replies.forget(self)
+        if self.come.done() and not self.come.cancelled():
+            self.come.exception()  # Looked at here as well: the message may not have been sent when the client ended.
 
 
 class RedisReplies(AsyncioReplies):

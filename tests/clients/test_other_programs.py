@@ -676,10 +676,10 @@ def test_who_still_waits_for_a_reply_when_its_asyncio_client_ends_gets_an_error_
     async def main() -> None:
         async with aio.open_client(url) as client:
             waiting = asyncio.create_task(client.ref("nobody").ask({}, timeout=PATIENCE))
-            driver: Any = client._sender.driver
-            while driver._replies is None or not driver._replies.awaited:  # noqa: ASYNC110 - no event says so
+            source = client.ref("nobody").source
+            # What is asked after the message has its answer later.
+            while not await client.broker.backlog(source):  # noqa: ASYNC110 - no event says so
                 await asyncio.sleep(0.01)
-            await client.publish("nobody", 1)  # So the message of the ask is at the broker.
         with pytest.raises(BrokerError, match="is closed"):
             await waiting
 
