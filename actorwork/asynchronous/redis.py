@@ -223,7 +223,7 @@ class AsyncioRedis(CommonCommands):
         await asyncio.sleep(seconds)
 
     async def aclose(self) -> None:
-        """Close the connection; requests that wait are cancelled."""
+        """Close the connection; requests that wait raise `BrokerError`."""
         self._is_closed = True
         if self._connecting is not None:
             self._connecting.cancel()
