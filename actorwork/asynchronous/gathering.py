@@ -123,10 +123,6 @@ class _Gathered:
             if not kept.done():  # else its task was cancelled
                 kept.set_result(answer)
 
-    def cancel(self) -> None:
-        for _, _, _, kept in self._members:
-            kept.cancel()
-
 
 @lru_cache(1000)
 def _adding_to(source: str, count: int) -> bytes:

@@ -47,10 +47,6 @@ class Outgoing(Protocol):
         """Pass on that there will be no replies."""
         ...
 
-    def cancel(self) -> None:
-        """Cancel the wait for the replies."""
-        ...
-
 
 @attrs.define(eq=False)
 class Request:
@@ -77,9 +73,7 @@ class Request:
     def refuse(self, error: Exception) -> None:
         if not self.done.done():
             self.done.set_exception(error)
-
-    def cancel(self) -> None:
-        self.done.cancel()
+            self.done.exception()  # Looked at here as well: no task waits for what is subscribed to again.
 
 
 class Link:

@@ -233,5 +233,5 @@ class AsyncioRedis(CommonCommands):
         if link is not None:
             link.fail(ConnectionError("closed"))
         for request in self._queued:
-            request.cancel()
+            request.refuse(BrokerError(f"this client of {self.address.url} is closed"))
         self._queued.clear()
