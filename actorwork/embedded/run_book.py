@@ -59,7 +59,7 @@ ADD_WAIT: Final = "insert into waits (run, step, dependent, wants, gathers) valu
 class RunOutlets(Protocol):
     """What a run does to messages."""
 
-    def publish(self, rows: Iterable[EnvelopeRow]) -> int: ...
+    def publish(self, rows: Iterable[EnvelopeRow], *, may_repeat: bool = True) -> int: ...
 
     def cancel_anywhere(self, source: str, id: str, reason: str) -> bool:
         """Cancel a message wherever it is; return whether it was open, and not cancelled before."""
@@ -372,7 +372,8 @@ class StepMessages:
             optional,
             self._keep_for,
         )
-        self._outlets.publish([row])
+        # A run sends each step once. A run that was forgotten may have had its id, and so the ids of its messages.
+        self._outlets.publish([row], may_repeat=False)
 
     def text(self, template: Template) -> str:
         """Fill a template in with what other steps returned."""

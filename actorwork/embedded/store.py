@@ -128,8 +128,11 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------- publishing
 
-    def publish(self, rows: Iterable[EnvelopeRow]) -> int:
-        """Keep messages whose ids were not seen before; return how many these are."""
+    def publish(self, rows: Iterable[EnvelopeRow], *, may_repeat: bool = True) -> int:
+        """Keep messages whose ids were not seen before; return how many these are.
+
+        With `may_repeat=False` all of them are new: the caller sends each once, and an id may be that of a former one.
+        """
         now, new = self.now, 0
         plain: list[tuple[Any, ...]] = []
         delayed: list[tuple[Any, ...]] = []
@@ -141,7 +144,7 @@ class Store:
                 self._add(plain, delayed)
                 if self._is_refused(source, one, optional.unique):
                     continue
-            if not self._seen.is_new(source, one.id):
+            if may_repeat and not self._seen.is_new(source, one.id):
                 continue
             new += 1
             if one.keep is not None:

@@ -169,7 +169,7 @@ async def test_of_a_batch_in_whose_middle_the_broker_goes_away_the_rest_is_kept_
     broker.refuses = go_away_after_half
     async with within(), open_client(broker, spool=spool) as client:
         await client.ref("greeter").tell_many(list(range(100)))
-        assert client.statistics()["spooled"] == 40
+        assert client.statistics()["spooled"] >= 40  # More where a batch took longer than the spool's patience.
         broker.come_back()
         await client.wait_replayed()
     assert broker.texts() == [str(number) for number in range(100)]

@@ -322,7 +322,7 @@ async def test_a_nap_that_is_retried_lasts_as_long_as_it_says(open_stage: OpenSt
 
 async def test_a_held_run_that_is_retried_keeps_its_deadline(open_stage: OpenStage) -> None:
     async with open_stage() as stage:
-        flow = Flow(chain(step(Clerk, Note("x")), nap(60)), hold_on_failure=True, deadline=1.5)
+        flow = Flow(chain(step(Clerk, Note("x")), nap(60)), hold_on_failure=True, deadline=3)
         run = await stage.client.start(flow)
         async with stage.open_system((Calculator, Broken)):
 
@@ -344,8 +344,22 @@ async def test_a_run_under_the_id_of_a_forgotten_one_is_not_woken_by_it(open_sta
         await trio.sleep(0.1)
         begun = trio.current_time()
         second = await stage.client.start(chain(nap(0.3), step(Calculator, Square(3))), id="again")
-        assert await second.result() == 9
+        assert await second.result(timeout=PATIENCE) == 9
         assert trio.current_time() - begun > 0.28
+
+
+async def test_a_run_under_the_id_of_a_forgotten_one_sends_steps_that_this_one_had_sent(open_stage: OpenStage) -> None:
+    async with open_stage() as stage:
+        first = await stage.client.start(chain(step(Calculator, Square(2)), step(Calculator, Text("end"))), id="again")
+        assert await first.cancel()
+        assert await first.forget()
+        second = await stage.client.start(chain(step(Calculator, Square(3)), step(Calculator, Text("end"))), id="again")
+        async with stage.open_system():
+            assert await second.result(timeout=PATIENCE) == "end"
+        assert [one.status for one in await second.steps()] == [Status.SUCCESS] * 2
+        info = await stage.client.receipt("again/0").info()
+        assert info is not None
+        assert info.status is Status.SUCCESS
 
 
 @pytest.mark.parametrize("id", ["é", "a b", "a{b}c", "%d", "$(x)", "*", "a.1", "日本", "'", ":", "-"])

@@ -236,6 +236,14 @@ elseif what == 'forget' then
     for _, suffix in ipairs(SUFFIXES) do
       redis.call('UNLINK', r.at .. suffix) -- Freed beside: of 100,000 steps it would take half a second.
     end
+    local lives, last = 'actorwork:{' .. r.home .. '}:state:' .. r.run .. '/', r.total - 1
+    for first = 0, last, 500 do -- Lives that are not in the run: a later one under its id has its own.
+      local gone = {}
+      for step = first, math.min(first + 499, last) do
+        gone[#gone + 1] = lives .. whole(step)
+      end
+      redis.pcall('UNLINK', unpack(gone)) -- A user who may not write lives forgets the rest.
+    end
     redis.call('ZREM', 'actorwork:{' .. r.home .. '}:flows', r.run)
     for _, what in ipairs({ 'gone', 'more', 'close', 'undo', 'error' }) do
       redis.call('ZREM', r.due, r.run .. '/' .. what)

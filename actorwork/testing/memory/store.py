@@ -72,11 +72,11 @@ class MemoryStore(Store):
         super().rollback()
         self._unrecorded.clear()
 
-    def publish(self, rows: Iterable[EnvelopeRow]) -> int:
+    def publish(self, rows: Iterable[EnvelopeRow], *, may_repeat: bool = True) -> int:
         new = 0
         for row in rows:
             # One by one: this is how to know which of them are new.
-            if super().publish((row,)):
+            if super().publish((row,), may_repeat=may_repeat):
                 new += 1
                 self._unrecorded.append(partial(self._records.sent.append, envelope_of(row)))
         return new
