@@ -97,6 +97,7 @@ USEFUL: Final = (
     ("CLIENT|KILL", "publishing in one step", "each message is published by a script, which costs the server more"),
     ("PUBSUB", "settling steps of runs", "the end of each step is published, whether it is watched or not"),
     ("LRANGE", "exporting a source", "a source in which messages wait behind others with their key cannot be exported"),
+    ("UNLINK", "forgetting runs", "all clients wait for as long as the server frees the memory of a run of many steps"),
 )
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "XADD": ("{key}", "*", "a", "b"),
@@ -131,6 +132,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "SET": ("{key}", "a"),
     "GET": ("{key}",),
     "DEL": ("{key}",),
+    "UNLINK": ("{key}",),
     "EXISTS": ("{key}",),
     "TYPE": ("{key}",),
     "SETBIT": ("{key}", "0", "1"),

@@ -24,11 +24,18 @@ if what == 'page' then
   end
   return 1
 end
+-- Deletes keys whose memory the server frees beside its other work: of 100,000 steps that takes half a second.
+local function free(...)
+  if type(redis.pcall('UNLINK', ...)) == 'table' then -- This user may not use it, or these are lives, which it may not write.
+    redis.pcall('DEL', ...)
+  end
+end
+
 if what == 'start' then
   local new = cjson.decode(ARGV[2])
   local is_new = start_run(new)
   for _, part in ipairs(not is_new and new.pages and PAGED or {}) do -- They were sent in vain.
-    redis.call('UNLINK', 'actorwork:{' .. new.home .. '}:flow:' .. new.run .. ':' .. new.pages .. part)
+    free('actorwork:{' .. new.home .. '}:flow:' .. new.run .. ':' .. new.pages .. part)
   end
   join_all()
   return is_new and 1 or 0
@@ -234,7 +241,7 @@ elseif what == 'forget' then
       redis.call('DEL', 'actorwork:flow:' .. r.run)
     end
     for _, suffix in ipairs(SUFFIXES) do
-      redis.call('UNLINK', r.at .. suffix) -- Freed beside: of 100,000 steps it would take half a second.
+      free(r.at .. suffix)
     end
     local lives, last = 'actorwork:{' .. r.home .. '}:state:' .. r.run .. '/', r.total - 1
     for first = 0, last, 500 do -- Lives that are not in the run: a later one under its id has its own.
@@ -242,7 +249,7 @@ elseif what == 'forget' then
       for step = first, math.min(first + 499, last) do
         gone[#gone + 1] = lives .. whole(step)
       end
-      redis.pcall('UNLINK', unpack(gone)) -- A user who may not write lives forgets the rest.
+      free(unpack(gone))
     end
     redis.call('ZREM', 'actorwork:{' .. r.home .. '}:flows', r.run)
     for _, what in ipairs({ 'gone', 'more', 'close', 'undo', 'error' }) do
