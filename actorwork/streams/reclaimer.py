@@ -281,6 +281,9 @@ class Reclaimer:
                     self._on_no_lease()
                     return
                 lease, leases = streams[0], dead
+                if any(stream.encode() not in sources.by_stream for stream in streams):
+                    self.maintain_within(0)  # The set has changed meanwhile: its shards were moved.
+                    return
             in_flights = [sources.by_stream[stream.encode()] for stream in streams]
             room = min(_LARGEST_CLAIM, sources.room_at(Priority.NORMAL))
             urgent_room = min(_LARGEST_CLAIM, sources.room_at(Priority.CRITICAL)) if sources.urgent else room
@@ -295,18 +298,8 @@ class Reclaimer:
             is_healing = now >= self._heal_at
             if is_healing:
                 self._heal_at = now + _EVERY - 2 * _SPREAD
-            args: list[Any] = [
-                sources.group,
-                incarnation,
-                leases,
-                RELEASED,
-                room,
-                urgent_room,
-                self._dead_from,
-                self._alone_from,
-                sources.subscription.actor,
-                suspects,
-            ]
+            args: list[Any] = [sources.group, incarnation, leases, RELEASED, room, urgent_room]
+            args += (self._dead_from, self._alone_from, sources.subscription.actor, suspects)
             for in_flight in in_flights:
                 args += (in_flight.keys.prefix, in_flight.cursor if is_healing else b"")
             args += (*bounds_of(sources.subscription.dead_letters), int(sources.subscription.is_told_failures))
