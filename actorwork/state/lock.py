@@ -242,7 +242,7 @@ class Lock:
 
     @contextlib.contextmanager
     def _noted(self) -> Generator[LockUse | None]:
-        """Note a use of the lock for the time of the block, if somebody may look."""
+        """Note a use of the lock for the time of the block, if this is a lock of an actor, whose node reports it."""
         user = self._user
         if user is None:
             yield None
