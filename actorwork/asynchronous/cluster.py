@@ -22,7 +22,7 @@ from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place
 from actorwork.streams.transport.redis_py import ConnectionError, RedisError  # noqa: A004
-from actorwork.streams.transport.routing import ANSWERS_WITHIN, SubscribedRouting, address_at, pause_before
+from actorwork.streams.transport.routing import ANSWERS_WITHIN, R, SubscribedRouting, address_at, pause_before
 
 _chance: Final = SystemRandom()
 _LOOK_EVERY: Final = (10.0, 20.0)
@@ -84,6 +84,8 @@ class AsyncioCluster(SubscribedRouting):
         self._channels: set[bytes] = set()
         self._is_stale = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._homing: set[asyncio.Future[Any]] = set()
+        """What waits for the primary where commands without a key go."""
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -134,6 +136,19 @@ class AsyncioCluster(SubscribedRouting):
             else:
                 return
 
+    async def _while_home_stays(self, ask: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        while True:
+            asked = asyncio.ensure_future(ask())
+            self._homing.add(asked)
+            try:
+                return await asked
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if asked in self._homing or (task is not None and task.cancelling()):
+                    raise
+            finally:
+                self._homing.discard(asked)
+
     async def _subscribe_again(self, channel: bytes) -> None:
         # If its right was taken away: those who wait look now and then.
         with contextlib.suppress(RedisError, BrokerError):
@@ -182,16 +197,24 @@ class AsyncioCluster(SubscribedRouting):
                 client = self._primaries[place] = _Primary(address, self._on_push, self._on_back, self._tell)
                 client.start()
         if self._home not in self._primaries:
-            self._home = layout.primaries[0]
+            self._home = self.choose(layout.primaries)
             self._settle_in()
 
     def _move_home(self) -> None:
         """Have another primary for the subscriptions, one that can be reached, if there is one."""
-        found = next((place for place, one in self._primaries.items() if one.is_connected), None)
-        if found is not None and self._home is not None:
+        there = [place for place, one in self._primaries.items() if one.is_connected]
+        if there and self._home is not None:
             self._primaries[self._home].forget_subscriptions()
-            self._home = found
+            self._home = self.choose(there)
+            self._ask_elsewhere()
             self._settle_in()
+
+    def _ask_elsewhere(self) -> None:
+        """Have what waits for the primary that was left be asked of the other one."""
+        asked = tuple(self._homing)
+        self._homing.clear()
+        for one in asked:
+            one.cancel()
 
     def _settle_in(self) -> None:
         for channel in self._channels:

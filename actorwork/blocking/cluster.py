@@ -175,7 +175,7 @@ class BlockingCluster(Routing):
         self._primaries = self._carriers = new
         self._layout = layout
         if self._home not in new:
-            self._home = layout.primaries[0]
+            self._home = self.choose(layout.primaries)
         for place, one in old.items():
             if place not in new:
                 self._ended += one.generation
@@ -190,7 +190,8 @@ class BlockingCluster(Routing):
     def _leave(self, place: Place) -> None:
         """Have another primary for what has no key, if this one had it."""
         if self._home == place:
-            self._home = next((other for other, one in self._primaries.items() if not one.is_lost), place)
+            there = [other for other, one in self._primaries.items() if not one.is_lost]
+            self._home = self.choose(there or [place])
 
     def _look_now(self) -> None:
         self._is_stale = True

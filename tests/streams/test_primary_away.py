@@ -1,12 +1,14 @@
 """One of three primaries is away: what is at the others goes on, and it is known which one it is."""
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 import trio
@@ -23,6 +25,7 @@ from actorwork.streams import keys, lease
 from actorwork.streams.broker import RedisBroker
 from actorwork.streams.transport.client import RedisClient, open_client as open_transport
 from actorwork.streams.transport.cluster import cluster_client
+from actorwork.streams.transport.routing import Routing
 from actorwork.testing.conformance import open_consumer, until as until_true
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_sentinel import Member, wait_for
@@ -170,8 +173,9 @@ def tell_on_trio(url: str, source: str) -> None:
 
 @pytest.mark.parametrize("tell", [tell_in_a_thread, tell_on_asyncio, tell_on_trio])
 async def test_clients_of_all_kinds_are_opened_and_send_while_one_is_away(
-    cluster: RedisCluster, tell: Callable[[str, str], None]
+    cluster: RedisCluster, tell: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(Routing, "choose", min)
     cluster.flush()
     first = first_of(cluster)
     there = next(names_at(cluster, next(one for one in cluster.primaries if one is not first), "there"))
@@ -182,16 +186,16 @@ async def test_clients_of_all_kinds_are_opened_and_send_while_one_is_away(
 
 
 def first_of(cluster: RedisCluster) -> Member:
-    """Return the primary where a client subscribes first, and sends commands that have no key."""
+    """Return the primary that a client chooses, if it chooses the first: for subscriptions, and what has no key."""
     return min(cluster.primaries, key=lambda member: member.place)
 
 
 async def test_subscriptions_move_on_from_one_that_is_away(cluster: RedisCluster):
-    first = first_of(cluster)
     seen: list[Any] = []
     async with open_transport(cluster.url, make=cluster_client(), on_push=seen.append) as client:
         await client.subscribe("news")
         await until(lambda: client.servers() == (3, 0))
+        first = home_of(client, cluster)
         async with without(cluster, first):
             other = next(one for one in cluster.primaries if one is not first)
             await until(lambda: other.call("PUBLISH", "news", "1") and [b"message", b"news", b"1"] in seen)
@@ -205,6 +209,68 @@ async def test_subscriptions_move_on_from_one_that_is_away(cluster: RedisCluster
             first.call("PUBLISH", "more", text)
         await until(lambda: [b"message", b"more", b"last"] in seen)
         assert seen.count([b"message", b"more", b"once"]) == 1
+
+
+async def test_a_command_without_a_key_is_answered_by_another_primary_when_its_own_is_lost(cluster: RedisCluster):
+    answers: list[Any] = []
+    async with open_transport(cluster.url, make=cluster_client()) as client, trio.open_nursery() as nursery:
+        await until(lambda: client.servers() == (3, 0))
+
+        async def ask(*command: str) -> None:
+            answers.append(await client.call(*command, idempotent=True))
+
+        async def ask_many() -> None:
+            answers.extend(await client.call_many([("PING",), ("TIME",)], idempotent=True))
+
+        home = home_of(client, cluster)
+        home.send_signal(signal.SIGSTOP)
+        nursery.start_soon(ask, "PING")
+        nursery.start_soon(ask_many)
+        await until(lambda: client.statistics().in_flight >= 2)
+        async with without(cluster, home):
+            await until(lambda: len(answers) == 3)
+    assert answers.count(b"PONG") == 2
+
+
+async def test_what_a_program_on_asyncio_asks_without_a_key_is_answered_when_its_primary_is_lost(cluster: RedisCluster):
+    is_open, is_stopped, sent = trio.Event(), threading.Event(), trio.Event()
+
+    async def ask() -> Any:
+        async with open_on_asyncio(cluster.url) as opened:
+            client = cast("Any", opened.broker)._commands
+            while not all(one.is_connected for one in client._primaries.values()):  # noqa: ASYNC110 - no event says so
+                await asyncio.sleep(0.01)
+            home.append(home_of(client, cluster))
+            trio.from_thread.run_sync(is_open.set, trio_token=token)
+            await asyncio.to_thread(is_stopped.wait)
+            asking = asyncio.create_task(client.call("PING", idempotent=True))
+            while not client._homing:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            trio.from_thread.run_sync(sent.set, trio_token=token)
+            return await asking
+
+    token = trio.lowlevel.current_trio_token()
+    home: list[Member] = []
+    answers: list[Any] = []
+
+    async def ask_in_a_thread() -> None:
+        answers.append(await trio.to_thread.run_sync(asyncio.run, ask()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask_in_a_thread)
+        with trio.fail_after(PATIENCE):
+            await is_open.wait()
+            home[0].send_signal(signal.SIGSTOP)
+            is_stopped.set()
+            await sent.wait()
+        async with without(cluster, home[0]):
+            await until(lambda: answers)
+    assert answers == [b"PONG"]
+
+
+def home_of(client: Any, cluster: RedisCluster) -> Member:
+    """Return the primary where commands without a key go."""
+    return next(one for one in cluster.primaries if one.place == client._home)
 
 
 async def test_a_diagnosis_names_the_one_that_is_away(cluster: RedisCluster, victim: Member):

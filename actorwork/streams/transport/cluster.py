@@ -8,7 +8,7 @@ then; requests that come together are answered by one. What a connection to a pr
 owes is what is owed by any connection that is lost (`client.py`), and what has not been sent goes to its successor.
 
 Subscriptions are at one primary: what is published at any of them arrives there, too. If it goes, or cannot be reached
-while another one can, they move on.
+while another one can, they move on, and so do commands without a key, which go there.
 
 Reads that block have connections of their own, to the primary of the key that they name. When that changes, they are
 ended, and opened again elsewhere.
@@ -42,6 +42,7 @@ from actorwork.streams.transport.redis_py import MovedError, RedisError
 from actorwork.streams.transport.routing import (
     ANSWERS_WITHIN,
     LOST,
+    R,
     SubscribedRouting,
     address_at,
     guarded,
@@ -100,7 +101,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
         """Set and replaced when a connection is made, and set when the client is closed."""
         self._tasks: trio.Nursery | None = None
         self._homing: set[trio.CancelScope] = set()
-        """Those of tasks that subscribe where the subscriptions are."""
+        """Those of tasks that wait for the primary where the subscriptions are."""
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "no layout" if self._layout is None else f"{len(self._clients)} nodes"
@@ -149,6 +150,11 @@ class ClusterClient(SubscribedRouting, RedisClient):
             finally:
                 self._homing.discard(scope)
 
+    async def _while_home_stays(self, ask: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        while True:
+            with self._until_home_moves():
+                return await ask()
+
     async def _subscribe_again(self, client: RedisClient) -> None:
         with self._until_home_moves():
             for channel in tuple(self._channels):
@@ -170,12 +176,12 @@ class ClusterClient(SubscribedRouting, RedisClient):
         old = None if self._home is None else self._clients.get(self._home)
         if old is not None and old.is_connected:
             return
-        found = next((place for place, client in self._clients.items() if client.is_connected), None)
-        if found is None and old is None:
-            found = next(iter(self._clients), None)
-        if found is None or self._tasks is None:
+        there = [place for place, client in self._clients.items() if client.is_connected]
+        if not there and old is None:
+            there = list(self._clients)[:1]
+        if not there or self._tasks is None:
             return
-        self._home = found
+        found = self._home = self.choose(there)
         for scope in self._homing:
             scope.cancel()
         if old is not None:
@@ -325,7 +331,9 @@ class ClusterClient(SubscribedRouting, RedisClient):
                 for exclusive, where in self._parked.items():
                     if where == place:
                         exclusive.interrupt()
-        for place in layout.primaries:
+        # The one that has a connection first is where subscriptions are.
+        first = self.choose(layout.primaries)
+        for place in (first, *layout.primaries):
             if place not in self._clients:
                 client = self._clients[place] = self.make(
                     address_at(self._address, place),

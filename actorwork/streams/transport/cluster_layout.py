@@ -178,7 +178,7 @@ def target_of(error: AskError, asked: Place) -> Place:
 class SlotConnection:
     """A blocking connection to a cluster, for one command after the other. Its methods are those of redis-py's.
 
-    A command without a key goes where the last one went.
+    A command without a key goes where the last one went, and the first one anywhere.
     """
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
@@ -201,9 +201,8 @@ class SlotConnection:
         return None
 
     def connect(self) -> None:
-        """Learn the layout, and connect to the primary of some slots."""
+        """Learn the layout. A primary is connected to when it gets its first command."""
         self._layout = self._cluster.find(self._layout)
-        self._at(self._layout.primaries[0])
 
     def disconnect(self) -> None:
         for opened in self._opened.values():
@@ -247,7 +246,9 @@ class SlotConnection:
         if self._layout is None:
             raise ConnectionError("the connection is closed")
         keys = keys_of(args)
-        place = self._layout.of_slot[key_slot(keys[0])] if keys else self._place
+        place = (
+            self._layout.of_slot[key_slot(keys[0])] if keys else self._place or _chance.choice(self._layout.primaries)
+        )
         if place is None:
             raise ConnectionError(f"no primary of {self._cluster.url} has the slot of {keys[0]!r} now")
         return self._at(place)

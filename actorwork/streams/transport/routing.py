@@ -12,6 +12,9 @@ begins by asking for a key that does not exist in the slot of its keys: the prim
 refuses that, before the script has done anything, and the script is tried again until the slot has moved. Scripts
 never follow ASK. (Atomic migration, in Redis 8.4 and Valkey 9, has no such time.)
 
+Commands without a key go to one primary, or along with those that are sent in the same call. Those that wait there
+when it is lost go to the one that takes its place: they need not wait until it is back.
+
 What carries the commands to a primary, and keeps the layout, is up to the client: on Trio `cluster.py`.
 """
 
@@ -21,7 +24,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.cluster_layout import MOST_REDIRECTIONS, Layout, Place, shown, target_of
@@ -38,6 +41,8 @@ from actorwork.streams.transport.redis_py import (
     is_of_moving_slot,
 )
 from actorwork.streams.transport.slots import key_slot, keys_of, slots_of
+
+R = TypeVar("R")
 
 LOST: Final = (ConnectionError, TimeoutError, OSError)
 ANSWERS_WITHIN: Final = 3.0
@@ -93,6 +98,11 @@ class Routing(CommonCommands):
     """The primary to which commands without a key go."""
     _carriers: Mapping[Place, Commands]
     """The clients of the primaries."""
+
+    @staticmethod
+    def choose(places: Sequence[Place]) -> Place:
+        """Return the primary for subscriptions and for commands without a key: many clients are to use all of them."""
+        return _chance.choice(places)
 
     @abstractmethod
     async def _wait_layout(self) -> None:
@@ -261,6 +271,9 @@ class Routing(CommonCommands):
         await self._wait_layout()
         sent = [self._on_cluster(command) for command in commands]
         keys = [keys_of(command) for command in commands]
+        # Those without a key go along with the others, so the answer waits for one primary less.
+        beside = next((some for some in keys if some), ())
+        keys = [some or beside for some in keys]
         by_place: dict[Place | None, list[int]] = {}
         for which, some in enumerate(keys):
             by_place.setdefault(self._place_of(some), []).append(which)
@@ -375,8 +388,30 @@ class SubscribedRouting(Routing):
     async def _at_home(self, channel: bytes, *, is_wanted: bool) -> None:
         """Subscribe at the primary where the subscriptions are, or unsubscribe."""
 
+    @abstractmethod
+    async def _while_home_stays(self, ask: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Ask the primary where commands without a key go; ask again, elsewhere, when it is another one."""
+
     async def _is_tried_again(self, error: Exception, place: Place) -> bool:
         return False  # What may be sent again has been, by the client of the primary.
+
+    async def _routed(self, command: Sequence[Any], keys: Sequence[Any], *, idempotent: bool) -> Any:
+        routed = super()._routed
+        if keys or not idempotent:
+            return await routed(command, keys, idempotent=idempotent)
+        return await self._while_home_stays(lambda: routed(command, keys, idempotent=True))
+
+    async def _spread(
+        self,
+        commands: Sequence[Sequence[Any]],
+        send: Callable[[Commands, list[Sequence[Any]]], Coroutine[Any, Any, list[Any]]],
+        *,
+        idempotent: bool,
+    ) -> list[Any]:
+        spread = super()._spread
+        if not idempotent or any(keys_of(command) for command in commands):
+            return await spread(commands, send, idempotent=idempotent)
+        return await self._while_home_stays(lambda: spread(commands, send, idempotent=True))
 
     async def subscribe(self, channel: str | bytes) -> None:
         name = channel.encode() if isinstance(channel, str) else channel
