@@ -1,8 +1,8 @@
 """Dividing a source into shards, and into another number of them.
 
     declare    the source is empty ──▶ its streams are replaced ──▶ the layout is stored
-    reshard    groups ──▶ drain ──▶ move ──▶ (again, until each old shard is empty, and replaced) ──▶ marks ──▶ the new
-               layout is stored ──▶ what is left of the old shards is deleted
+    reshard    groups ──▶ drain ──▶ move ──▶ (again, until each old shard is empty, and replaced) ──▶ marks, and lives
+               that are over ──▶ the new layout is stored ──▶ what is left of the old shards is deleted
 
 On a cluster a shard has a slot of its own, so no script moves a message from one to another. Instead a script takes
 messages out of an old shard and puts them into its `leaving`, a stream (lua/drain.lua). From there they are added to
@@ -37,7 +37,7 @@ _AT_ONCE: Final = 200
 """How many messages one script takes out of a shard."""
 _LAST: Final = 5000
 """The same of the script that is to leave it empty, for which the server takes some 100 ms."""
-_MARKS_AT_ONCE: Final = 50
+_KEYS_AT_ONCE: Final = 50
 _AGAIN_AFTER: Final = 0.2
 """Seconds between two looks at what is in flight."""
 _DRAINED: Final = failpoint("reshard.drained")
@@ -130,7 +130,7 @@ class RedisShards(Shards):
         with cannot(f"move {source!r} to {shards} shards"):
             await moving.make_groups()
             await self._empty(moving)
-            await moving.copy_marks()
+            await moving.copy_rest()
             await moving.make_groups()
         stored = await change_layout(self._values, source, lambda known: _ended(known, layout))
         if _STORED is not None:
@@ -254,34 +254,74 @@ class _Moving:
             if not page:
                 return
             by_target: dict[str, list[Any]] = {}
+            known: list[bytes] = []
             for entry, fields in page:
                 facts = dict(zip(fields[::2], fields[1::2], strict=True))
                 place = self.new.place(placing_field(facts))
                 args = by_target.setdefault(place, [keys.prefix(place), "messages", name])
-                args += (entry, *(facts[one] for one in _LEAVING))
+                # A program of an older version left without their lives.
+                args += (entry, *(facts[one] for one in _LEAVING), life := facts.get(b"life", b""))
+                known += [facts[b"id"]] if life else []
             for target, args in by_target.items():
                 await self._client.run_script(scripts.ARRIVE, (target,), args, idempotent=True)
                 if _ARRIVED is not None:
                     _ARRIVED()
+            await self._forget(name, known)
             self.moved += await self._client.call("XDEL", leaving, *(entry for entry, _ in page), idempotent=True)
             if _MOVED is not None:
                 _MOVED()
             self._progress(self.moved)
 
-    async def copy_marks(self) -> None:
-        """Mark the ids that the old shards have seen as seen by all new ones: a sender may send one again."""
-        names = sorted(await self._client.names(f"{_all_of(self.old.source, self.old.number)}seen:*"))
-        for start in range(0, len(names), _MARKS_AT_ONCE):
-            some = names[start : start + _MARKS_AT_ONCE]
-            asked = [command for name in some for command in (("GET", name), ("PTTL", name))]
-            replies = await self._client.call_many(asked, idempotent=True)
+    async def _forget(self, name: str, moved: Sequence[bytes]) -> None:
+        """Delete what an old shard knows of messages that have arrived in new ones."""
+        of = keys.prefix(name).encode()
+        commands: list[tuple[bytes | str, ...]] = []
+        for one in moved:
+            commands += (("DEL", of + b"state:" + one, of + b"claim:" + one), ("HDEL", of + b"cancelled", one))
+        checked(await self._client.call_many(commands, idempotent=True))
+
+    async def copy_rest(self) -> None:
+        """Mark the ids that the old shards have seen as seen by all new ones: a sender may send one again. Note what
+        the old shards know of messages that are over in the new ones.
+        """
+        by_kind: dict[bytes, list[bytes]] = {}
+        for name in sorted(await self._client.names(f"{_all_of(self.old.source, self.old.number)}*")):
+            by_kind.setdefault(name.partition(b"}:")[2].partition(b":")[0], []).append(name)
+        await self._copy_marks(by_kind.get(b"seen", ()))
+        for kind in (b"state", b"result", b"claim"):
+            await self._copy_of_ended(kind, by_kind.get(kind, ()))
+
+    async def _copy_marks(self, names: Sequence[bytes]) -> None:
+        for start in range(0, len(names), _KEYS_AT_ONCE):
+            some = names[start : start + _KEYS_AT_ONCE]
             marks: list[Any] = []
-            for name, data, left in zip(some, replies[::2], replies[1::2], strict=True):
-                if isinstance(data, bytes) and left > 0:
-                    marks += (name.partition(b"}:seen:")[2], data, left)
+            for name, data, left in await self._read(some, "GET"):
+                marks += (name.partition(b"}:seen:")[2], data, left)
             for target in self.new.names if marks else ():
                 args = (keys.prefix(target), "seen", *marks)
                 await self._client.run_script(scripts.ARRIVE, (target,), args, idempotent=True)
+
+    async def _copy_of_ended(self, kind: bytes, names: Sequence[bytes]) -> None:
+        """Each goes to the shard of its id: who looks for one looks in all shards."""
+        for start in range(0, len(names), _KEYS_AT_ONCE):
+            by_target: dict[str, list[Any]] = {}
+            some = names[start : start + _KEYS_AT_ONCE]
+            for name, data, left in await self._read(some, "HGETALL" if kind == b"state" else "GET"):
+                message = name.partition(b"}:" + kind + b":")[2]
+                values: list[bytes] = [part for pair in data.items() for part in pair] if kind == b"state" else [data]
+                place = self.new.place(message.decode(errors="surrogateescape"))
+                by_target.setdefault(place, [keys.prefix(place), "over"]).extend(
+                    (kind, message, left, len(values), *values)
+                )
+            for target, args in by_target.items():
+                await self._client.run_script(scripts.ARRIVE, (target,), args, idempotent=True)
+
+    async def _read(self, names: Sequence[bytes], how: str) -> Sequence[tuple[bytes, Any, int]]:
+        """Return keys that run out, with what they hold, and after how many ms they do."""
+        asked = [command for name in names for command in ((how, name), ("PTTL", name))]
+        replies = await self._client.call_many(asked, idempotent=True)
+        found = zip(names, replies[::2], replies[1::2], strict=True)
+        return [one for one in found if not isinstance(one[1], Exception | None) and one[2] > 0]
 
 
 _LEAVING: Final = (
@@ -307,6 +347,8 @@ def _all_of(source: str, number: int) -> str:
 _LEFT: Final = (
     b"acked",
     b"arrived",
+    b"cancelled",
+    b"claim",
     b"dead",
     b"groups",
     b"held",
@@ -317,10 +359,13 @@ _LEFT: Final = (
     b"lost",
     b"outbox",
     b"priorities",
+    b"result",
     b"seen",
     b"settled",
+    b"state",
     b"swept",
     b"tended",
+    b"tracked",
     b"unique",
     b"waiting",
 )

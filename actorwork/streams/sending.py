@@ -17,7 +17,7 @@ from actorwork.message import Envelope, Outcome, Priority
 from actorwork.streams import diagnosis, entries, keys, scripts
 from actorwork.streams.pauses import RedisPauses
 from actorwork.streams.publisher import Publisher
-from actorwork.streams.shards import Layouts, is_refused_by_shard
+from actorwork.streams.shards import AGAIN_AFTER, Layouts, is_refused_by_shard
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import Commands, Subscriptions
 from actorwork.streams.transport.redis_py import cannot, checked
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
+_ON_ITS_WAY: Final = -1
+"""What lua/cancel.lua returns for a message that is in no shard for the moment."""
 _BEFORE_PUBLISH: Final = failpoint("publish.before")
 _AFTER_PUBLISH: Final = failpoint("publish.after")
 
@@ -299,22 +301,28 @@ class RedisSending:
 
     async def cancel_message(self, source: str, message_id: str, *, reason: str = "", force: bool = False) -> bool:
         """Cancelled or failed: it may have been cancelled. After a lost reply it is sent again, and returns False
-        then.
+        then. Waits for a message that is on its way to another shard.
         """
-        for name in await self.layouts.names_now(source):
-            if await self._cancel_at(name, message_id, reason, force=force):
-                return True
-        return False
+        while True:
+            is_moving = False
+            for name in await self.layouts.names_of_tracked(source):
+                answer = await self._cancel_at(name, message_id, reason, force=force)
+                if answer == 1:
+                    return True
+                is_moving = is_moving or answer == _ON_ITS_WAY
+            if not is_moving:
+                return False
+            await self.layouts.sleep(AGAIN_AFTER)
 
-    async def _cancel_at(self, source: str, message_id: str, reason: str, *, force: bool) -> bool:
+    async def _cancel_at(self, source: str, message_id: str, reason: str, *, force: bool) -> int | None:
         args = (keys.SourceKeys.of(source).prefix, message_id, reason, int(force))
         with cannot(f"cancel message {message_id} of {source!r}"):
-            is_cancelled = bool(await self._commands.run_script(scripts.CANCEL, (source,), args, idempotent=True))
+            answer: int | None = await self._commands.run_script(scripts.CANCEL, (source,), args, idempotent=True)
             if self._commands.is_of_cluster:
                 from actorwork.streams.forwarding import forward_all  # noqa: PLC0415 - only on a cluster
 
                 await forward_all(self._commands, source)
-            return is_cancelled
+            return answer
 
     async def backlog(self, source: str, group: str | None = None) -> int:
         """Return how many are in the streams or wait for their key; delayed messages do not count."""

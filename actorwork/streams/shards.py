@@ -24,8 +24,8 @@ from actorwork.streams import keys
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, is_wrong_type
 
-_AGAIN_AFTER: Final = 0.1
-"""Seconds between two checks whether a source has been moved."""
+AGAIN_AFTER: Final = 0.1
+"""Seconds between two checks whether a source, or a message, has been moved."""
 
 
 class Layouts:
@@ -73,8 +73,20 @@ class Layouts:
         return (*old, *layout.following.names)
 
     async def names_of_tracked(self, source: str) -> tuple[str, ...]:
-        """Return the same; of an actor's own source, whose messages are looked at most often, without asking."""
-        return (source,) if is_own_source(source) else await self.names_now(source)
+        """Return the names of the shards that may know of a tracked message, as it is at the server.
+
+        While the source is being moved, these are the old shards, also those that are replaced, and then the new ones.
+        Of an actor's own source, whose messages are looked at most often, without asking.
+        """
+        if is_own_source(source):
+            return (source,)
+        await self.refresh()
+        layout = self.known.get(source)
+        return self.names(source) + (() if layout is None or layout.becomes is None else layout.following.names)
+
+    def is_moved(self, source: str) -> bool:
+        """Return whether a source is being moved, by the layouts that were read last."""
+        return source in self.known and self.known[source].becomes is not None
 
     def placed(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
         """Return envelopes, each addressed to its shard."""
@@ -95,11 +107,11 @@ class Layouts:
             await self.refresh()
             if any(_number(self.known, name) != _number(used, name) for name in sources):
                 return True
-            if not any(name in self.known and self.known[name].becomes is not None for name in sources):
+            if not any(map(self.is_moved, sources)):
                 return False
             if not waits:
                 return True
-            await self.sleep(_AGAIN_AFTER)
+            await self.sleep(AGAIN_AFTER)
 
 
 async def layouts_now(client: Commands) -> Mapping[str, Layout]:

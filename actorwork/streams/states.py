@@ -47,8 +47,12 @@ class RedisStates(States):
     async def _found(self, source: str, id: str) -> tuple[keys.SourceKeys, Mapping[bytes, bytes]] | None:
         """Return where a message is, and what is known of it."""
         shards = [keys.SourceKeys.of(name) for name in await self._layouts.names_of_tracked(source)]
+        asked = [(of, id) for of in shards]
         with cannot(f"look at message {id}"):
-            lives = await self._lives([(of, id) for of in shards])
+            lives = await self._lives(asked)
+            if self._layouts.is_moved(source) and not any(lives):
+                # A new shard may have been asked before the message arrived there, and its old one after that.
+                lives = await self._lives(asked)
         return next(((of, life) for of, life in zip(shards, lives, strict=True) if life), None)
 
     async def _lives(self, of_messages: Sequence[tuple[keys.SourceKeys, str]]) -> list[Mapping[bytes, bytes]]:
@@ -87,13 +91,14 @@ class RedisStates(States):
         if at is not None:
             return at.decode()
         publisher = id.rpartition("-")[0]
-        sources = [
-            one.decode() for one in await self._client.call("SMEMBERS", keys.publisher(publisher), idempotent=True)
-        ]
-        commands = [("EXISTS", keys.SourceKeys.of(source).state(id)) for source in sources]
-        for source, reply in zip(sources, await self._client.call_many(commands, idempotent=True), strict=True):
+        noted = await self._client.call("SMEMBERS", keys.publisher(publisher), idempotent=True)
+        # Of a source that has been moved since, these are the old shards.
+        sources = {whole_source(one.decode()) for one in noted}
+        places = [name for source in sources for name in await self._layouts.names_of_tracked(source)]
+        commands = [("EXISTS", keys.SourceKeys.of(name).state(id)) for name in places]
+        for name, reply in zip(places, await self._client.call_many(commands, idempotent=True), strict=True):
             if reply == 1:
-                return source
+                return name
         return None
 
     async def _sent_by_run(self, id: str) -> str | None:
@@ -111,8 +116,11 @@ class RedisStates(States):
         if found is None or not info_from(source, id, found[1]).status.is_final:
             return False
         of = found[0]
+        # While a source is moved, two shards may know of it.
+        names = await self._layouts.names_of_tracked(source)
+        deleted = [("DEL", one.state(id), one.result(id)) for one in map(keys.SourceKeys.of, names)]
         with cannot(f"forget message {id}"):
-            forgotten = await self._client.call("DEL", of.state(id), of.result(id), idempotent=True)
+            forgotten = sum(checked(await self._client.call_many(deleted, idempotent=True)))
             if not forgotten and (step := _step_in(id)) is not None:
                 run, number = step
                 forgotten = await self._client.call(
@@ -126,7 +134,10 @@ class RedisStates(States):
             names = await self._layouts.names_of_tracked(source)
             for name in names:
                 found += await self._newest_of(keys.SourceKeys.of(name), source, limit)
-        return found if len(names) == 1 else sorted(found, key=lambda one: one.info.sent or 0.0, reverse=True)[:limit]
+        if len(names) == 1:
+            return found
+        once = {one.info.id: one for one in found}  # While the source is moved, two shards may know of one.
+        return sorted(once.values(), key=lambda one: one.info.sent or 0.0, reverse=True)[:limit]
 
     async def _newest_of(self, of: keys.SourceKeys, source: str, limit: int) -> list[TrackedMessage]:
         from actorwork.records import TrackedMessage  # noqa: PLC0415 - see records.py

@@ -12,9 +12,10 @@ import trio
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError
 from actorwork.events import Event
-from actorwork.message import Envelope, Priority, Unique
+from actorwork.message import RESULT_TTL, Envelope, MessageIds, Priority, Status, Unique
 from actorwork.policy.settlement import Ack, Fail, Retry
 from actorwork.policy.shards import Layout
+from actorwork.records import MessageInfo
 from actorwork.streams import dividing
 from actorwork.streams.broker import RedisBroker
 from actorwork.testing.conformance import open_consumer, until
@@ -30,7 +31,9 @@ BEHIND = range(400, 404)
 UNIQUE = 500
 DEAD = 600
 SHARED = range(700, 706)
-ALL = {*KEYED, *PLAIN, *URGENT, *LATER, *BEHIND, UNIQUE, *SHARED}
+TRACKED = range(800, 805)
+OVER = 810
+ALL = {*KEYED, *PLAIN, *URGENT, *LATER, *BEHIND, UNIQUE, *SHARED, *TRACKED}
 
 
 def ignore(_event: Event) -> None:
@@ -46,6 +49,16 @@ async def opened(url: str) -> AsyncGenerator[RedisBroker]:
 
 def envelope(number: int, **options: Any) -> Envelope:
     return Envelope("orders", f"message-{number}", json.dumps({"number": number}).encode(), **options)
+
+
+def tracked(number: int, **options: Any) -> Envelope:
+    return envelope(number, headers={RESULT_TTL: 3600}, **options)
+
+
+async def life(broker: RedisBroker, number: int) -> MessageInfo:
+    info = await broker.states.find("orders", f"message-{number}")
+    assert info is not None, f"message {number} is not known"
+    return info
 
 
 def number_of(payload: object) -> int:
@@ -69,12 +82,12 @@ async def fill(broker: RedisBroker) -> None:
         open_consumer(broker, "orders", group="first") as first,
         open_consumer(broker, "orders", group="second") as second,
     ):
-        await broker.publish([envelope(DEAD), envelope(BEHIND[0], key="behind")])
-        for _ in range(2):
-            await second.settle(await second.take_one())
-        for delivery in await first.take(2):
-            is_dead = number_of(delivery.payload) == DEAD
-            await first.settle(delivery, Fail(FAILURE) if is_dead else Retry(1.0, FAILURE))
+        await broker.publish([envelope(DEAD), envelope(BEHIND[0], key="behind"), tracked(OVER)])
+        for _ in range(3):
+            await second.settle(await second.take_one(), Ack(b"17"))
+        ends = {DEAD: Fail(FAILURE), BEHIND[0]: Retry(1.0, FAILURE), OVER: Ack(b"17")}
+        for delivery in await first.take(3):
+            await first.settle(delivery, ends[number_of(delivery.payload)])
         await broker.publish([envelope(number) for number in SHARED])
         for _ in SHARED:
             await second.settle(await second.take_one())
@@ -86,6 +99,8 @@ async def fill(broker: RedisBroker) -> None:
     await broker.publish([envelope(number, priority=Priority.HIGH) for number in URGENT])
     await broker.publish([envelope(number, at=time.time() + 1.0, key=f"later-{number % 3}") for number in LATER])
     await broker.publish_unique(envelope(UNIQUE, unique=Unique("one", ttl=3600, on_conflict="first")))
+    await broker.publish([tracked(TRACKED[0]), tracked(TRACKED[1], delay=0.5), tracked(TRACKED[2], key="key-0")])
+    await broker.publish([tracked(number, priority=Priority.HIGH) for number in TRACKED[3:]])
 
 
 async def check(broker: RedisBroker, shards: int) -> None:
@@ -96,6 +111,11 @@ async def check(broker: RedisBroker, shards: int) -> None:
     assert await broker.publish_unique(unique) == f"message-{UNIQUE}"
     letters = await broker.dead_letters.list("orders")
     assert [number_of(letter.payload) for letter in letters] == [DEAD]
+    assert {(await life(broker, number)).status for number in TRACKED} == {Status.PENDING}
+    assert (await life(broker, OVER)).status is Status.SUCCESS
+    outcome = await broker.find_outcome("orders", f"message-{OVER}")
+    assert outcome is not None
+    assert outcome.value == b"17"
     await broker.pauses.resume("source", "orders")
     async with (
         open_consumer(broker, "orders", group="first") as first,
@@ -112,6 +132,7 @@ async def check(broker: RedisBroker, shards: int) -> None:
         await broker.publish([envelope(900)])
         for consumer in (first, second):
             await consumer.expect_only("message-900")
+    assert {(await life(broker, number)).status for number in TRACKED} == {Status.SUCCESS}
     numbers = {name: [number for _, number, _ in some] for name, some in found.items()}
     assert sorted(numbers["first"]) == sorted(ALL)
     assert sorted(numbers["second"]) == sorted(ALL - {*SHARED, BEHIND[0]})
@@ -136,8 +157,91 @@ async def test_all_that_a_source_holds_is_moved(url: str, before: int, after: in
         await check(broker, after)
 
 
+async def test_a_message_of_a_source_that_was_moved_is_found_by_its_id_and_goes_on_with_its_life(url: str):
+    ids = MessageIds("0123456789abcdef")
+    done, failed, retried, later, waiting = (next(ids) for _ in range(5))
+
+    def sent(id: str, **options: Any) -> Envelope:
+        return Envelope("orders", id, b"1", headers={RESULT_TTL: 3600}, **options)
+
+    async with opened(url) as broker:
+        await broker.shards.declare("orders", 4)
+        async with open_consumer(broker, "orders") as consumer:
+            await broker.publish([sent(done), sent(failed), sent(retried)])
+            ends = {done: Ack(b"7"), failed: Fail(FAILURE), retried: Retry(1.0, FAILURE)}
+            for delivery in await consumer.take(3):
+                await consumer.settle(delivery, ends[delivery.id])
+        await broker.pauses.pause("source", "orders")
+        await broker.publish([sent(later, delay=3600), sent(waiting)])
+        await broker.shards.reshard("orders", 3)
+
+        async def states() -> dict[str, Status]:
+            found = [await broker.states.find("orders", one) for one in (done, failed, retried, later, waiting)]
+            return {info.id: info.status for info in found if info is not None}
+
+        ended = {done: Status.SUCCESS, failed: Status.FAILURE}
+        assert await states() == {**ended, retried: Status.RETRY, later: Status.PENDING, waiting: Status.PENDING}
+        assert {await broker.states.locate(one) for one in ended} == {"orders"}
+        assert await broker.states.locate(waiting) == "orders"
+        listed = await broker.states.newest("orders", limit=10)
+        assert {one.info.id for one in listed} == {done, failed, retried, later, waiting}
+        assert await broker.states.forget("orders", done)
+        assert await broker.find_outcome("orders", done) is None
+        assert await broker.cancel_message("orders", later, reason="too late")
+        (letter,) = await broker.dead_letters.list("orders")
+        assert await broker.dead_letters.replay("orders", [letter.entry]) == 1
+        await broker.pauses.resume("source", "orders")
+        async with open_consumer(broker, "orders") as consumer:
+            for _ in range(3):
+                delivery = await consumer.take_one()
+                await consumer.settle(delivery, Ack(delivery.id[-1:].encode()))
+        now = dict.fromkeys((failed, retried, waiting), Status.SUCCESS)
+        assert await states() == {**now, later: Status.CANCELLED}
+        outcomes = [await broker.find_outcome("orders", one) for one in now]
+        assert [one.value for one in outcomes if one is not None] == [one[-1:].encode() for one in now]
+
+
+async def test_a_message_that_is_on_its_way_is_known_and_cancelled_once_it_is_there(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    async with opened(url) as broker, opened(url) as other:
+        await broker.pauses.pause("source", "orders")
+        await broker.publish([tracked(1), tracked(2, key="k"), envelope(3)])
+        with monkeypatch.context() as patch:
+            patch.setattr(dividing, "_DRAINED", die)
+            with pytest.raises(Died):
+                await broker.shards.reshard("orders", 4)
+        assert {(await life(broker, number)).status for number in (1, 2)} == {Status.PENDING}
+        answers: list[bool] = []
+        pauses: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            await trio.sleep(seconds)
+
+        async def cancel(message_id: str) -> None:
+            answers.append(await other.cancel_message("orders", message_id, reason="not wanted"))
+
+        other.layouts.sleep = sleep
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel, "message-1")
+            nursery.start_soon(cancel, "message-2")
+            await until(true_of(lambda: len(pauses) >= 2), "both to wait")
+            assert answers == []
+            await broker.shards.reshard("orders", 4)
+        assert answers == [True, True]
+        assert {(await life(broker, number)).status for number in (1, 2)} == {Status.CANCELLED}
+        await broker.pauses.resume("source", "orders")
+        async with open_consumer(broker, "orders") as consumer:
+            await consumer.expect_only("message-3")
+
+
 class Died(BaseException):
     """Stands for the death of the process: what it has done is at the server, and it does no more."""
+
+
+def die() -> None:
+    raise Died
 
 
 POINTS = {"_DRAINED": (1, 9), "_ARRIVED": (1, 2, 17), "_MOVED": (1, 9), "_REPLACED": (1, 4), "_STORED": (1,)}

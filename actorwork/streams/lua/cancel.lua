@@ -1,5 +1,6 @@
 -- Drops a message that is delayed or waits for its key; with a reason, cancels a tracked message wherever it is. Returns whether
--- that changed anything: it does not if the message is over, or was cancelled before.
+-- that changed anything: it does not if the message is over, or was cancelled before. -1 for a message that is on its way to another
+-- shard (drain.lua): it can be cancelled there, in a moment.
 --
 -- KEYS  the source
 -- ARGV  the prefix of the source's keys, the message id; then the reason, and whether a handler that does not end is to be ended
@@ -20,6 +21,8 @@ end
 local place, _, status = lives.place(prefix, message_id)
 if reason and status and not place then
   return false
+elseif place == lives.MOVING then
+  return -1
 end
 try('~' .. message_id)
 try('=' .. message_id)

@@ -15,6 +15,9 @@
 -- An entry that only some of several groups need becomes one message for each of them. Groups that are no actor's count for
 -- nothing here: the stream that they read is deleted, whether they have read it or not.
 --
+-- What is known of a tracked message goes along with it: its life and its claim (state.lua). The life stays here, too, until it is
+-- there, so it can be looked at all the time; meanwhile its place is MOVING, where it cannot be cancelled (cancel.lua).
+--
 -- A new entry has been delivered to nobody, so how often processes have died with a message does not move with it. It kills as
 -- many as `max_crashes` allows once more for each time that an operator moves its source, which is bounded, and seldom.
 --
@@ -54,11 +57,30 @@ local function unique_of(named, place)
   return '', ''
 end
 
+-- What is known of a message whose result was asked for, packed; '' if nothing is.
+local function life_of(id, named)
+  if not filled(named['claim']) then
+    return ''
+  end
+  local state, claim = prefix .. 'state:' .. id, prefix .. 'claim:' .. id
+  local flat = not lives.lacks(prefix) and redis.call('HGETALL', state) or {}
+  local of = {
+    state = flat, ttl = #flat > 0 and redis.call('PTTL', state) or 0, claim = redis.call('GET', claim) or '',
+    claim_ttl = redis.call('PTTL', claim), cancelled = redis.call('HGET', prefix .. 'cancelled', id) or '',
+  }
+  if #flat == 0 and of.claim == '' then
+    return ''
+  elseif #flat > 0 and lives.place(prefix, id) then
+    redis.call('HSET', state, 'place', lives.MOVING)
+  end
+  return cmsgpack.pack(of)
+end
+
 local function log(kind, id, named, fields, at, holds, unique, replaceable, member)
   redis.call(
     'XADD', leaving, '*', 'kind', kind, 'id', id, 'key', filled(named['key']) or '', 'unique',
     filled(named['unique']) or '', 'at', at, 'holds', holds, 'ttl', unique, 'replaceable', replaceable, 'member', member,
-    'fields', cmsgpack.pack(fields)
+    'fields', cmsgpack.pack(fields), 'life', life_of(id, named)
   )
   taken = taken + 1
 end
@@ -238,7 +260,10 @@ local function drain_letters()
     local page = redis.call('XRANGE', prefix .. 'dead', '-', '+', 'COUNT', math.min(100, most - taken))
     for _, entry in ipairs(page) do
       local facts = by_name(entry[2])
-      local named = { key = facts['m:data'] and facts['m:key'], unique = facts['m:data'] and facts['m:unique'] }
+      local named = {}
+      for _, name in ipairs(facts['m:data'] and { 'key', 'unique', 'claim' } or {}) do
+        named[name] = facts['m:' .. name]
+      end
       log('dead', facts['id'] or entry[1], named, entry[2], '', '', '', '', '')
       redis.call('XDEL', prefix .. 'dead', entry[1])
     end

@@ -31,6 +31,7 @@ local lives = {}
 do
   lives.SECONDS = 40 * 86400 -- As in publisher.py: longer than a dead letter is kept.
   lives.LISTED = 10000 -- As in submit.lua.
+  lives.MOVING = '=>' -- The place of a message that is on its way to another shard (drain.lua).
   local lacking_at, NOTHING = {}, {}
   local OPEN_FOR = whole(lives.SECONDS)
   local AT_ONCE = 1000
