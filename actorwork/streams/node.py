@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from actorwork.records import Progress
     from actorwork.streams.entities import RedisEntities
     from actorwork.streams.lost import LostEntries
+    from actorwork.streams.reader_connections import ReaderConnections
     from actorwork.streams.survey import Survey
 
 _LAST_READS: Final = 2.0
@@ -101,6 +102,11 @@ class RedisNode(Node):
             self._settler.calls.outbox = Outbox(client, begin_settling.start_soon, emit)
         self._settler.calls.layouts = layouts
         self._complain_at = -math.inf
+        self._connections: ReaderConnections | None = None
+        if address.reader_connections is not None:
+            from actorwork.streams.reader_connections import ReaderConnections  # noqa: PLC0415 - few urls limit them
+
+            self._connections = ReaderConnections(address.reader_connections)
         self._intake = Intake(client, layouts, self._subscriptions, self._new_part)
 
     def __repr__(self) -> str:
@@ -140,6 +146,7 @@ class RedisNode(Node):
             on_no_connection=self._no_connection,
             on_no_stream=partial(self._replace, subscription, source_set),
             room=room,
+            connections=self._connections,
         )
         source_set.interrupt_reader = reader.interrupt
         self._isolation.add(source_set)

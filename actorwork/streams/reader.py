@@ -18,6 +18,7 @@
   looks for them, while no other reply is on its way.
 - A reader that gets no connection of its own, since the process may open no more files or the server takes no more
   clients, reads over the shared one, twice a second, and tries again every five seconds.
+- Where the url limits the connections of readers, those without one read the same way (`ReaderConnections`).
 - A group that is gone (restart without persistence, FLUSHALL, XGROUP DESTROY) is created again, at the beginning.
 """
 
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
@@ -50,6 +51,9 @@ from actorwork.streams.transport.redis_py import (
     is_wrong_type,
 )
 from actorwork.streams.transport.wire import is_list_of
+
+if TYPE_CHECKING:
+    from actorwork.streams.reader_connections import ReaderConnections
 
 _BLOCK: Final = 5.0
 _MOST: Final = 1000
@@ -86,8 +90,11 @@ class Reader:
         on_no_connection: Callable[[SourceSet, Exception], None],
         on_no_stream: Callable[[], Awaitable[bool]],
         room: SharedRoom,
+        connections: ReaderConnections | None = None,
     ) -> None:
         self._client = client
+        self._connections = connections
+        """Those that all readers of the node may have, if they are limited."""
         self._on_no_stream = on_no_stream
         """Called when something is no stream: returns whether it was a shard, and is not read here any more."""
         self._on_no_connection = on_no_connection
@@ -125,8 +132,19 @@ class Reader:
             self._waiting.cancel()
 
     async def run(self) -> NoReturn:
+        try:
+            await self._run()
+        finally:
+            if self._connections is not None:
+                self._connections.forget(self)
+
+    async def _run(self) -> NoReturn:
+        connections = self._connections
         while True:
             try:
+                if connections is not None and not connections.take(self):
+                    await self._read_on(None, trio.current_time() + _SHARED_FOR)
+                    continue
                 try:
                     patience = 0.0 if self._is_sharing else _PATIENCE  # Meanwhile nothing is read.
                     async with self._client.open_exclusive(
@@ -156,6 +174,14 @@ class Reader:
                 await trio.sleep(1)
             finally:
                 self._exclusive = None
+                if connections is not None:
+                    connections.leave(self)
+
+    def _must_change(self, exclusive: Exclusive | None) -> bool:
+        """Return whether this reader is to leave its connection, or may have one."""
+        if self._connections is None:
+            return False
+        return self._connections.may_take(self) if exclusive is None else self._connections.is_wanted(self)
 
     async def _read_shared_for(self, seconds: float) -> None:
         """Read over the shared connection, which finds a stream also while its slot is moved."""
@@ -168,7 +194,7 @@ class Reader:
         """Read, over the shared connection if there is no other one, until it is lost or the time is over."""
         sources = self._sources
         isolation = sources.isolation
-        while trio.current_time() < until:
+        while trio.current_time() < until and not self._must_change(exclusive):
             try:
                 if isolation.is_closed and not sources.must_recover:
                     await isolation.wait_changed()
@@ -305,6 +331,8 @@ class Reader:
                 # If the lease of the name it was read under is lost, another node finds the entry pending there.
                 if not in_flight.is_over:
                     self._sources.offer(in_flight, found)
+                    if self._connections is not None and found:
+                        self._connections.note_found(self)
                     self._is_full = self._is_full or len(found) >= self._count
         except InvalidResponse as error:
             raise ConnectionError(f"{error}: this connection cannot be trusted") from error

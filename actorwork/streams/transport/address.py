@@ -30,6 +30,7 @@ from actorwork.streams.transport.urls import (
     is_of_sentinels,
     sentinel_parts,
     without_password,
+    without_reader_connections,
 )
 
 if TYPE_CHECKING:
@@ -55,13 +56,24 @@ class Address(Value):
     """What finds the primary, if the url names sentinels."""
     cluster: "Cluster | None" = attrs.field(default=None, repr=False)
     """What finds the primaries, if the url names members of a cluster."""
+    reader_connections: int | None = None
+    """How many connections the readers of a node may have; None for one each."""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Parse a `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://` url, with all options
-        of redis-py. Raises `BrokerError`.
+        of redis-py, and `reader_connections` (reader_connections.py). Raises `BrokerError`.
         """
         shown = without_password(url)
+        try:
+            url, most = without_reader_connections(url)
+        except ValueError as error:
+            raise BrokerError(f"cannot use {shown!r} as a Redis url: {error}") from None
+        found = cls._of(url, shown)
+        return found if most is None else attrs.evolve(found, reader_connections=most)
+
+    @classmethod
+    def _of(cls, url: str, shown: str) -> "Address":
         if is_of_sentinels(url):
             return cls._of_sentinels(url, shown)
         if is_of_cluster(url):

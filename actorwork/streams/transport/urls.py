@@ -58,6 +58,7 @@ ENCODE: Final = (
     "percent-encode what is not a letter or a digit in the user and the password (# is %23, / is %2F, ? is %3F)"
 )
 _OF_SENTINELS: Final = "sentinel_"
+_OF_READERS: Final = "reader_connections"
 _ANY_HOST: Final = "primary.invalid"
 _SECRET: Final = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 
@@ -145,6 +146,27 @@ def cluster_parts(url: str) -> tuple[str, ...]:
     if len(set(places)) < len(places):
         raise ValueError("it names a member twice")
     return tuple(f"{scheme}://{user}{at}{place}{query}" for place in places)
+
+
+def without_reader_connections(url: str) -> tuple[str, int | None]:
+    """Return a url without the option that limits the connections of readers, and the limit. Raises `ValueError`."""
+    before, _, query = url.partition("?")
+    if _OF_READERS not in query:
+        return url, None
+    kept: list[str] = []
+    most: int | None = None
+    for option in query.split("&"):
+        name, _, value = option.partition("=")
+        if name != _OF_READERS:
+            kept.append(option)
+        elif value.isascii() and value.isdecimal() and int(value) > 0:
+            most = int(value)
+        else:
+            raise ValueError(
+                f"{_OF_READERS} is how many connections the readers of a node may have, 1 or more, got {value!r}:"
+                " leave it out, and each reader has one"
+            )
+    return "?".join((before, "&".join(kept))) if kept else before, most
 
 
 def _names_several(url: str) -> bool:
