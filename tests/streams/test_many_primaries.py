@@ -1,0 +1,92 @@
+"""What a message and a node cost a cluster, by commands and connections, whatever the number of its primaries."""
+
+import re
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from actorwork.brokers import open_broker
+from actorwork.events import Event
+from actorwork.message import Envelope, MessageIds
+from actorwork.streams.broker import RedisBroker
+from actorwork.testing.conformance import open_consumer
+from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_sentinel import Member
+from tests.forms import forms
+from tests.patience import PATIENCE
+
+EACH = 20
+AS_MANY = pytest.mark.parametrize("primaries", forms(3, more=[6, 12]))
+
+
+def ignore(_event: Event) -> None:
+    pass
+
+
+@contextmanager
+def cluster_of(primaries: int, three: RedisCluster) -> Generator[RedisCluster]:
+    if primaries == len(three.primaries):
+        three.flush()
+        yield three
+        return
+    with open_redis_cluster(primaries=primaries, node_timeout=20) as cluster:
+        yield cluster
+
+
+def calls(member: Member) -> Counter[str]:
+    text = member.call("INFO", "commandstats").decode()
+    return Counter({name: int(number) for name, number in re.findall(r"cmdstat_([a-z|]+):calls=(\d+)", text)})
+
+
+def connections(cluster: RedisCluster) -> list[Counter[str]]:
+    """Return, of each primary, how many connections it has, by their names."""
+    lists = [member.call("CLIENT", "LIST").decode() for member in cluster.primaries]
+    return [Counter(re.findall(r" name=(actorwork\S*)", text)) for text in lists]
+
+
+@AS_MANY
+async def test_a_message_takes_as_many_commands_whatever_the_number_of_primaries_and_each_has_its_share(
+    primaries: int, redis_cluster: RedisCluster
+):
+    ids = MessageIds("0123456789abcdef")
+    with cluster_of(primaries, redis_cluster) as cluster:
+        count = EACH * primaries
+        async with open_broker(cluster.url, emit=ignore) as broker:
+            await broker.shards.declare("orders", primaries)
+            before = [calls(member) for member in cluster.primaries]
+            for _ in range(count):
+                await broker.publish_new(Envelope("orders", next(ids), b"1"))
+            async with open_consumer(broker, "orders") as consumer:
+                for delivery in await consumer.take(count):
+                    await consumer.settle(delivery)
+            assert await broker.backlog("orders") == 0
+        each = [calls(member) - known for member, known in zip(cluster.primaries, before, strict=True)]
+    total = sum(each, Counter[str]())
+    added = [one["xadd"] for one in each]
+    assert sum(added) == count
+    # By their ids, which are always the same here.
+    assert max(added) < 1.6 * EACH
+    assert min(added) > 0.5 * EACH
+    # What is published at one primary costs all of them.
+    assert total["publish"] == 0
+
+
+@AS_MANY
+async def test_a_node_has_one_connection_to_each_primary_one_for_each_shard_and_one_for_its_lease(
+    primaries: int, redis_cluster: RedisCluster
+):
+    with cluster_of(primaries, redis_cluster) as cluster:
+        async with open_broker(cluster.url, emit=ignore) as broker:
+            assert isinstance(broker, RedisBroker)
+            await broker.shards.declare("orders", primaries)
+            async with open_consumer(broker, "orders"):
+                with trio.fail_after(PATIENCE):
+                    while sum(one["actorwork-reader"] for one in connections(cluster)) < primaries:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                found = connections(cluster)
+    assert [one["actorwork"] for one in found] == [1] * primaries
+    assert [one["actorwork-reader"] for one in found] == [1] * primaries
+    assert sum(one["actorwork-lease"] for one in found) == 1
