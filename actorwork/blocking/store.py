@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from actorwork.blocking.driver import Deadlines
-from actorwork.embedded.location import Location, connect_for_threads
+from actorwork.embedded.files import OpenedFile
+from actorwork.embedded.location import Location, connect_for_threads, gone
 from actorwork.embedded.own_leases import OwnLeases
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import FIRST_PRUNE, Order, Turns
@@ -48,7 +49,13 @@ class BlockingStore:
             raise BrokerError(f"this client of {self.location} is closed")
         if self._store is None:
             connection = connect_for_threads(self.location)
-            self._store = Store(connection)
+            path = self.location.path
+            try:
+                file = None if path is None else OpenedFile(path)
+            except OSError as error:
+                connection.close()
+                raise gone(self.location) from error
+            self._store = Store(connection, file)
             # Not `__del__`: of garbage, Python finalizes the connection first or this store, as it happens, and from
             # 3.13 on a connection that is still open then warns. This comes before both.
             self._close = weakref.finalize(self, connection.close)

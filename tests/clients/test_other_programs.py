@@ -339,6 +339,37 @@ def test_a_sync_client_that_is_garbage_has_closed_its_file_before_python_could_w
     assert ended() is None
 
 
+GONE = "was deleted, moved or replaced while in use"
+
+
+def test_a_sync_client_whose_file_was_taken_away_says_so_until_it_is_back(tmp_path: Path) -> None:
+    file, elsewhere = tmp_path / "messages.db", tmp_path / "elsewhere.db"
+    with sync.open_client(f"sqlite:///{file}") as client:
+        client.publish("orders", 1)
+        file.rename(elsewhere)
+        with pytest.raises(BrokerError, match=GONE):
+            client.publish("orders", 2)
+        elsewhere.rename(file)
+        client.publish("orders", 3)
+        assert run(client.broker.backlog("orders")) == 2
+
+
+def test_an_asyncio_client_whose_file_was_taken_away_says_so_until_it_is_back(tmp_path: Path) -> None:
+    file, elsewhere = tmp_path / "messages.db", tmp_path / "elsewhere.db"
+
+    async def main() -> None:
+        async with aio.open_client(f"sqlite:///{file}") as client:
+            await client.publish("orders", 1)
+            file.rename(elsewhere)
+            with pytest.raises(BrokerError, match=GONE):
+                await client.publish("orders", 2)
+            elsewhere.rename(file)
+            await client.publish("orders", 3)
+            assert await client.broker.backlog("orders") == 2
+
+    run_asyncio(main)
+
+
 def test_a_closed_asyncio_client_says_so(url: str) -> None:
     async def main() -> None:
         async with aio.open_client(url) as client:
