@@ -62,6 +62,9 @@ def parse(url: str) -> Location:
     parts = urlsplit(url)
     if parts.scheme != "sqlite" or parts.netloc:
         raise BrokerError(f"an embedded broker's url is sqlite:///path/to/file.db, sqlite:// or :memory:, got {url!r}")
+    if "#" in url:
+        # What follows would be cut off, and the file be another one.
+        raise BrokerError(f"{url!r}: write %23 for a # in the name of a file")
     options = parse_qs(parts.query, keep_blank_values=True)
     synchronous = options.pop("synchronous", ["normal"])[-1].lower()
     if synchronous not in _SYNCHRONOUS or options:

@@ -63,10 +63,10 @@ def test_a_relative_url_is_below_the_current_directory(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://x", "sqlite://host/x.db", "sqlite:///x.db?synchronous=off", "sqlite:///x?y=1"]
+    "url", ["redis://x", "sqlite://host/x.db", "sqlite:///x.db?synchronous=off", "sqlite:///x?y=1", "sqlite:///x#y"]
 )
 def test_another_url_is_refused_with_the_forms_that_are_known(url: str):
-    with pytest.raises(BrokerError, match=r"synchronous=|sqlite:///path"):
+    with pytest.raises(BrokerError, match=r"synchronous=|sqlite:///path|%23"):
         location.parse(url)
 
 
