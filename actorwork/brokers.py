@@ -39,13 +39,29 @@ def ignore(_: events.Event) -> None:
 
 def state_directory() -> Path:
     """Return the directory for files that no program names: `ACTORWORK_HOME`, else `actorwork` below `XDG_STATE_HOME`
-    or `~/.local/state`.
+    or `~/.local/state`. Raises `BrokerError` for a user without a home directory.
     """
-    home = os.environ.get("ACTORWORK_HOME")
-    if home:
-        return Path(home)
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "actorwork"
+    named = os.environ.get("ACTORWORK_HOME")
+    if named:
+        return Path(named)
+    state = os.environ.get("XDG_STATE_HOME")
+    if state:
+        return Path(state) / "actorwork"
+    home = _home()
+    if home is None:
+        raise BrokerError(
+            f"user {os.getuid()} has no home directory for files that are not named: set ACTORWORK_HOME to a directory"
+            " that can be written, or name a broker, and the file of a spool"
+        )
+    return home / ".local" / "state" / "actorwork"
+
+
+def _home() -> Path | None:
+    """Return the home directory; None for a user who has none, as in a container with any user id."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def default_file() -> Path:
@@ -69,9 +85,9 @@ def project_directory() -> Path:
     Python installation (`actorwork`, `pytest`, `python -m uvicorn`) belongs to no project, and a prompt has none: then
     the search begins in the current directory.
     """
-    start = _main_directory() or Path.cwd()
+    start, home = _main_directory() or Path.cwd(), _home()
     for directory in (start, *start.parents):
-        if directory == Path.home():
+        if directory == home:
             break
         if any((directory / mark).exists() for mark in _PROJECT_MARKS):
             return directory

@@ -4,8 +4,10 @@ import itertools
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
 
+import pytest
 import trio
 
 from actorwork.abc import EventSink, Subscription
@@ -121,3 +123,16 @@ def failed(settlement: Settlement) -> tuple[str, str]:
 def fields(**values: str) -> dict[bytes, bytes]:
     """Return stream fields, as a foreign producer writes them."""
     return {name.encode(): value.encode() for name, value in values.items()}
+
+
+class _Homeless(type(Path())):
+    @classmethod
+    def home(cls) -> Self:
+        raise RuntimeError("Could not determine home directory.")
+
+
+def forget_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this program be that of a user who has no home directory, as in a container with any user id."""
+    monkeypatch.delenv("ACTORWORK_HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr("actorwork.brokers.Path", _Homeless)

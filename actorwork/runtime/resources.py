@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from actorwork.brokers import state_directory
-from actorwork.errors import SettingsError
+from actorwork.errors import BrokerError, SettingsError
 from actorwork.telemetry.resources import Lows, ResourceBounds, ResourceMonitor, Resources
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ def paths_of(url: str) -> list[Path]:
 
         path = parse(url).path
         found += [] if path is None else [path]
-    spools = state_directory()
     try:
+        spools = state_directory()
         if next(spools.glob("spool-*.sqlite3"), None) is not None:
             found.append(spools)
-    except OSError:
-        pass  # It cannot be read, so no spool of this program is there.
+    except (OSError, BrokerError):
+        pass  # It cannot be read, or there is none, so no spool of this program is there.
     return found

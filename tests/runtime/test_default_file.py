@@ -11,6 +11,7 @@ import pytest
 
 from actorwork import Actor, BrokerError, Child, Settings, open_system, receive
 from actorwork.brokers import default_file, project_directory
+from tests.doubles import forget_home
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -173,3 +174,19 @@ async def test_a_default_file_that_cannot_be_made_is_an_error_of_the_call_that_n
     with pytest.raises(BrokerError, match="set ACTORWORK_HOME to a directory that can be written"):
         async with open_system(Local):
             pass
+
+
+async def test_a_user_without_a_home_directory_is_told_what_to_set_instead(
+    tmp_path: Path, main: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    main.__file__ = str(tmp_path / "shop" / "workers.py")
+    forget_home(monkeypatch)
+    with pytest.raises(BrokerError, match=r"has no home directory .* set ACTORWORK_HOME"):
+        default_file()
+    with pytest.raises(BrokerError, match=r"has no home directory .* set ACTORWORK_HOME"):
+        async with open_system(Local):
+            pass
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_file().parent == tmp_path / "actorwork"
+    async with open_system(Child(Local, reads=False)) as system:
+        assert await system.ref(Local).ask({"n": 0}) == 0

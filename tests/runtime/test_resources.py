@@ -12,6 +12,7 @@ from actorwork.errors import SettingsError
 from actorwork.runtime.resources import paths_of
 from actorwork.runtime.system import System
 from actorwork.testing.memory import MemoryBroker
+from tests.doubles import forget_home
 from tests.patience import PATIENCE
 
 
@@ -78,3 +79,8 @@ def test_the_disks_that_matter_are_those_of_the_store_and_of_spools(tmp_path: Pa
     assert paths_of("sqlite:////var/lib/shop/a%20b.sqlite3") == [Path("/var/lib/shop/a b.sqlite3")]
     (tmp_path / "spool-0123456789abcdef.sqlite3").touch()
     assert paths_of("redis://localhost") == [tmp_path]
+
+
+def test_a_user_without_a_home_directory_has_no_spools_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    forget_home(monkeypatch)
+    assert paths_of(f"sqlite:///{tmp_path / 'messages.db'}") == [tmp_path / "messages.db"]
