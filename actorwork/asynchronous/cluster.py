@@ -51,8 +51,7 @@ class _Primary(AsyncioRedis):
             self._connecting.cancel()
         if self._link is not None:
             self._link.fail(ConnectionError(f"{self.address.url} is no primary any more"))
-        queued, self._queued = self._queued, []
-        for request in queued:
+        for request in self._queued.take():
             request.refuse(_Closed())
 
 

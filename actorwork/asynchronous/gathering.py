@@ -70,6 +70,14 @@ class _Gathered:
         return self._size >= _LARGE or len(self._members) >= _MOST
 
     @property
+    def takes_more(self) -> bool:
+        """Whether a message may still join; not where the first one waits no more, as all may have been given up then.
+
+        Those that are refused, or that all their tasks have left before there was a connection, are never sent.
+        """
+        return not self._members[0][3].done()
+
+    @property
     def is_over(self) -> bool:
         return all(member[3].done() for member in self._members)
 
@@ -147,7 +155,7 @@ class GatheringPublisher(Publisher):
         check_loop(self._loop)
         kept = self._loop.create_future()
         gathered = self._open.get(mark)
-        if gathered is None:
+        if gathered is None or not gathered.takes_more:
             gathered = _Gathered(self, envelope.source, mark)
             is_full = gathered.add(bit, fields_of(envelope), kept)
             self._redis.issue(gathered)

@@ -30,6 +30,31 @@ from actorwork.streams.transport.wire import pack, pack_transaction
 _chance: Final = SystemRandom()
 LOST: Final = (ConnectionError, TimeoutError, OSError)
 _LONGEST_PAUSE: Final = 1.0
+_FEW: Final = 100
+
+
+class _Queue:
+    """Requests that wait for a connection. Those for which no task waits any more are let go, so that they cannot pile
+    up while the server is away.
+    """
+
+    def __init__(self) -> None:
+        self._requests: list[Outgoing] = []
+        self._look_at = _FEW
+
+    def __repr__(self) -> str:
+        return f"<{len(self._requests)} requests>"
+
+    def append(self, request: Outgoing) -> None:
+        self._requests.append(request)
+        if len(self._requests) >= self._look_at:
+            self._requests = [one for one in self._requests if not one.is_over]
+            self._look_at = max(_FEW, 2 * len(self._requests))
+
+    def take(self) -> list[Outgoing]:
+        """Return all for which a task still waits, and keep none."""
+        requests, self._requests, self._look_at = self._requests, [], _FEW
+        return [one for one in requests if not one.is_over]
 
 
 class AsyncioRedis(CommonCommands):
@@ -49,8 +74,7 @@ class AsyncioRedis(CommonCommands):
         self._on_back = on_back
         self._emit = emit
         self._link: Link | None = None
-        self._queued: list[Outgoing] = []
-        """Requests that wait for a connection."""
+        self._queued = _Queue()
         self._channels: set[bytes] = set()
         self._connecting: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -171,11 +195,9 @@ class AsyncioRedis(CommonCommands):
         self.generation += 1
         for channel in self._channels:
             link.send(Request(pack(("SUBSCRIBE", channel)), 1, True, self._loop.create_future()))  # noqa: FBT003
-        queued, self._queued = self._queued, []
-        for request in queued:
-            if not request.is_over:
-                request.replies.clear()
-                link.send(request)
+        for request in self._queued.take():
+            request.replies.clear()
+            link.send(request)
 
     def _lost(self, error: Exception, waiting: list[Outgoing]) -> None:
         link, self._link = self._link, None
@@ -205,9 +227,8 @@ class AsyncioRedis(CommonCommands):
                 failures += 1
                 await self._pause(failures, str(error))
             except BrokerError as error:
-                for request in self._queued:
+                for request in self._queued.take():
                     request.refuse(ConnectionError(str(error)))
-                self._queued.clear()
                 failures += 1
                 await self._pause(10, str(error))
             else:
@@ -232,6 +253,5 @@ class AsyncioRedis(CommonCommands):
         link, self._link = self._link, None
         if link is not None:
             link.fail(ConnectionError("closed"))
-        for request in self._queued:
+        for request in self._queued.take():
             request.refuse(BrokerError(f"this client of {self.address.url} is closed"))
-        self._queued.clear()

@@ -19,7 +19,6 @@ from actorwork.message import MessageIds
 from actorwork.testing.proxy import FaultProxy, open_proxy
 from actorwork.testing.redis_server import open_redis_server
 from tests.clients.programs import run_asyncio
-from tests.patience import PATIENCE
 
 PUBLISHER = "00112233aabbccdd"
 
@@ -65,6 +64,17 @@ def in_scene(url: str, test: Callable[[Scene], Awaitable[None]], server_url: str
             await test(scene)
 
     run_asyncio(main)
+
+
+async def until_lost(scene: Scene) -> None:
+    """Wait until a client knows that its connection has ended."""
+    commands = commands_of(scene)
+    while commands.is_connected:  # noqa: ASYNC110 - it sets no event
+        await asyncio.sleep(0.001)
+
+
+def commands_of(scene: Scene) -> Any:
+    return cast("Any", scene.client.broker)._commands
 
 
 def test_messages_that_tasks_send_at_once_are_kept_in_order_by_a_few_transactions(redis_url: str) -> None:
@@ -347,10 +357,7 @@ async def test_of_messages_that_wait_for_a_connection_those_of_cancelled_tasks_a
     async def test(proxy: FaultProxy, scene: Scene) -> None:
         trio.from_thread.run_sync(proxy.refuse)
         trio.from_thread.run_sync(proxy.cut)
-        lost = cast("Any", scene.client.broker)._commands
-        async with asyncio.timeout(PATIENCE):
-            while lost.is_connected:  # noqa: ASYNC110 - it sets no event
-                await asyncio.sleep(0.001)
+        await until_lost(scene)
         tasks = [asyncio.create_task(scene.client.publish("orders", number)) for number in range(1, 6)]
         alone = asyncio.create_task(scene.client.publish("letters", 1))
         await asyncio.sleep(0)
@@ -388,10 +395,78 @@ def test_the_end_of_a_client_ends_the_waits_of_its_tasks(redis_url: str) -> None
                 sending = [asyncio.create_task(scene.client.publish("orders", number)) for number in range(3)]
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-                await cast("Any", scene.client.broker)._commands.aclose()
+                await commands_of(scene).aclose()
                 done = await asyncio.gather(*sending, return_exceptions=True)
                 assert {type(one) for one in done} == {BrokerError}
             finally:
                 scene.server.client_unpause()
 
     run_asyncio(main)
+
+
+def test_nothing_joins_messages_that_have_been_refused(redis_url: str) -> None:
+    server: Any = cast("Any", redis.Redis).from_url(redis_url)
+
+    async def test(scene: Scene) -> None:
+        server.execute_command("ACL", "SETUSER", "ann", "resetpass", ">another")
+        server.execute_command("CLIENT", "KILL", "USER", "ann")
+        await until_lost(scene)
+        refused = await scene.send(1, 2)
+        assert ["refuses these credentials" in str(one) for one in refused] == [True, True]
+        server.execute_command("ACL", "SETUSER", "ann", "resetpass", ">secret")
+        await scene.send(3, 4)
+        assert scene.kept() == [0, 3, 4]
+
+    server.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all")
+    try:
+        in_scene(redis_url.replace("://", "://ann:secret@"), test, redis_url)
+    finally:
+        server.execute_command("ACL", "DELUSER", "ann")
+        server.close()
+
+
+def test_nothing_joins_messages_of_cancelled_tasks_that_were_dropped_with_their_connection(redis_url: str) -> None:
+    async def test(scene: Scene) -> None:
+        tasks = [asyncio.create_task(scene.client.publish("orders", number)) for number in (1, 2)]
+        await asyncio.sleep(0)  # They leave at the end of this turn of the loop, and it is not over.
+        for task in tasks:
+            task.cancel()
+        commands_of(scene)._link.fail(redis.ConnectionError("lost"))
+        await scene.send(3, 4)
+        assert scene.kept() == [0, 3, 4]
+
+    in_scene(redis_url, test)
+
+
+def test_a_client_that_was_closed_while_messages_waited_for_a_connection_takes_no_more(redis_url: str) -> None:
+    async def test(scene: Scene) -> None:
+        commands = commands_of(scene)
+        commands._link.fail(redis.ConnectionError("lost"))
+        waiting = asyncio.create_task(scene.send(1, 2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await commands.aclose()
+        assert [type(one) for one in [*await waiting, *await scene.send(3)]] == [BrokerError] * 3
+
+    in_scene(redis_url, test)
+
+
+async def test_messages_of_cancelled_tasks_do_not_pile_up_while_the_server_is_away(redis_url: str) -> None:
+    async def test(proxy: FaultProxy, scene: Scene) -> None:
+        trio.from_thread.run_sync(proxy.refuse)
+        trio.from_thread.run_sync(proxy.cut)
+        await until_lost(scene)
+        for number in range(1000):
+            # To a source of its own each, so that none leaves with others.
+            task = asyncio.create_task(scene.client.publish(f"orders-{number}", number))
+            await asyncio.sleep(0)
+            task.cancel()
+        waiting = asyncio.create_task(scene.client.publish("orders", 1))
+        await asyncio.sleep(0)
+        assert repr(commands_of(scene)._queued) in {f"<{count} requests>" for count in range(102)}
+        trio.from_thread.run_sync(proxy.accept)
+        await waiting
+        assert scene.kept() == [0, 1]
+
+    async with open_proxy(redis_url) as proxy:
+        await trio.to_thread.run_sync(in_scene, proxy.url, partial(test, proxy), redis_url)
