@@ -16,9 +16,12 @@ import attrs
 
 from actorwork.streams.transport.address import why_closed
 from actorwork.streams.transport.redis_py import ConnectionError, RedisPyConnection  # noqa: A004
-from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader
+from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
 
 _READ_SIZE: Final = 65536
+SILENCE: Final = 10.0
+"""Seconds without a byte after which a connection that owes replies is given up, as on Trio."""
+_PING: Final = pack(("PING",))
 
 
 class Outgoing(Protocol):
@@ -77,7 +80,11 @@ class Request:
 
 
 class Link:
-    """Calls `lost` once, with the requests that have no replies."""
+    """Calls `lost` once, with the requests that have no replies.
+
+    It ends if a reply is owed and nothing comes for `SILENCE` seconds: a peer behind a dead network sends no reset. If
+    nothing is owed, it sends a PING after that time.
+    """
 
     def __init__(
         self,
@@ -102,7 +109,12 @@ class Link:
         self._is_flushing = False
         self.is_closed = False
         self.client_id: int = opened.handshake_metadata[b"id"]
+        self._is_alive = True
+        """Bytes have passed since the last look."""
+        self._has_owed = False
+        """Replies were owed at the last look."""
         loop.add_reader(self._fileno, self._readable)
+        self._next_look = loop.call_later(SILENCE, self._look)
 
     def __repr__(self) -> str:
         waiting = len(self._waiting) + len(self._unsent)
@@ -145,6 +157,7 @@ class Link:
             self.fail(ConnectionError(str(error)))
 
     def _writable(self) -> None:
+        self._is_alive = True
         rest, self._rest = self._rest, None
         self._loop.remove_writer(self._fileno)
         if rest is not None:
@@ -165,6 +178,7 @@ class Link:
         if not data:
             self.fail(ConnectionError(why_closed(self._opened)))
             return
+        self._is_alive = True
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not NOT_ENOUGH:
@@ -189,6 +203,26 @@ class Link:
             self._waiting.popleft()
             request.answer()
 
+    def _look(self) -> None:
+        if not self._is_alive:
+            self._readable()  # What has come while the loop stood still.
+        if self.is_closed:
+            return
+        if not self._is_alive:
+            if self._has_owed:
+                self.fail(ConnectionError(f"it owes replies, and was silent for {SILENCE:g} s"))
+                return
+            if not self._waiting:
+                ping = Request(_PING, 1, True, self._loop.create_future())  # noqa: FBT003
+                ping.done.cancel()  # No task waits for it: it is not sent again over the next connection.
+                self.send(ping)
+                self.flush()
+                if self.is_closed:
+                    return
+        self._is_alive = False
+        self._has_owed = bool(self._waiting)
+        self._next_look = self._loop.call_later(SILENCE, self._look)
+
     def fail(self, error: Exception) -> None:
         """Close the connection, and hand over the requests that wait, with the error."""
         if self.is_closed:
@@ -202,6 +236,7 @@ class Link:
     def close(self) -> None:
         if not self.is_closed:
             self.is_closed = True
+            self._next_look.cancel()
             self._loop.remove_reader(self._fileno)
             if self._rest is not None:
                 self._loop.remove_writer(self._fileno)

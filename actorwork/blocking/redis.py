@@ -1,7 +1,9 @@
 """Commands to Redis that block the thread, over connections that are opened when they are needed.
 
 A connection belongs to one call at a time. A call that loses its connection waits for the server, at most `patience`
-seconds, and is sent again if that is harmless (`idempotent`); nearly all calls here are, as messages have ids.
+seconds, and is sent again if that is harmless (`idempotent`); nearly all calls here are, as messages have ids. A
+connection is lost, too, if it owes a reply and is silent for `SILENCE` seconds: a peer behind a dead network sends no
+reset.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack,
 _chance: Final = SystemRandom()
 LOST: Final = (ConnectionError, TimeoutError, OSError)
 _READ_SIZE: Final = 65536
+SILENCE: Final = 10.0
+"""As on Trio and on asyncio. No command here takes so long."""
 _PAGE: Final = 200
 """How many commands of `call_in_turn` are sent before their replies are read."""
 
@@ -49,8 +53,10 @@ class BlockingConnection:
         return f"<BlockingConnection {self.client_id}>"
 
     def send(self, data: bytes) -> None:
-        self._socket.settimeout(self._limit())
-        self._socket.sendall(data)
+        rest = memoryview(data)
+        while rest:  # Not `sendall`: the limit is that of a silence, and not for all of a large message.
+            self._socket.settimeout(self._limit())
+            rest = rest[self._socket.send(rest) :]
 
     def receive(self, timeout: float | None = None) -> Any:
         """Return the next reply or push; `NOT_ENOUGH` after `timeout` seconds, if that is given."""
@@ -64,7 +70,7 @@ class BlockingConnection:
                 left = until - time.monotonic()
                 if left <= 0:
                     return NOT_ENOUGH
-                limit = left if limit is None else min(limit, left)
+                limit = min(limit, left)
             self._socket.settimeout(limit)
             try:
                 data = self._socket.recv(_READ_SIZE)
@@ -73,7 +79,7 @@ class BlockingConnection:
                     raise
                 self._deadlines.left()
                 if until is None:
-                    raise
+                    raise TimeoutError(f"it owes a reply, and was silent for {limit:g} s") from error
                 continue
             if not data:
                 raise ConnectionError(why_closed(self._opened))
@@ -90,9 +96,8 @@ class BlockingConnection:
         except OSError:
             return True
 
-    def _limit(self) -> float | None:
-        left = self._deadlines.left()
-        return None if left == float("inf") else left
+    def _limit(self) -> float:
+        return min(SILENCE, self._deadlines.left())
 
     def close(self) -> None:
         self._opened.disconnect()
