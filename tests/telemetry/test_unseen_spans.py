@@ -1,7 +1,9 @@
 """A span that no handler looks at is recorded once it has ended, and nothing can tell."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,10 +18,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from actorwork import Actor, Settings, receive
+from actorwork import Actor, Child, Settings, receive
 from actorwork.message import Delivery
 from actorwork.telemetry.otel import OpenTelemetry, Providers
-from actorwork.telemetry.otel.recording import TOGETHER, Recorder, Start, Unseen
+from actorwork.telemetry.otel.recording import TOGETHER, FlushesPending, Recorder, Start, Unseen
 from actorwork.testing import open_test_system
 from tests.patience import PATIENCE
 from tests.telemetry.traced import Kept
@@ -128,23 +130,29 @@ async def test_a_handler_that_looks_late_sees_the_span_of_its_beginning(mock_clo
     assert within.parent == span.get_span_context()
 
 
+class Leaving(Actor):
+    """Leaves the context of each message behind."""
+
+    settings = Settings(title="leaving")
+
+    def __init__(self, seen: list[Context]) -> None:
+        self.seen = seen
+
+    @receive
+    async def work(self, message: str) -> None:
+        self.seen.append(get_current())
+
+    @receive
+    def work_in_thread(self, message: int) -> None:
+        self.seen.append(get_current())
+
+
 @pytest.mark.parametrize("message", ["on the loop", 1], ids=["async", "thread"])
 async def test_what_outlives_its_handler_is_in_the_trace_of_the_span_that_was_recorded(message: object):
     kept = Kept()
     seen: list[Context] = []
 
-    class Leaving(Actor):
-        settings = Settings(title="leaving")
-
-        @receive
-        async def work(self, message: str) -> None:
-            seen.append(get_current())
-
-        @receive
-        def work_in_thread(self, message: int) -> None:
-            seen.append(get_current())
-
-    async with open_test_system(Leaving, telemetry=kept.telemetry()) as system:
+    async with open_test_system(Child(partial(Leaving, seen)), telemetry=kept.telemetry()) as system:
         await system.client.ref(Leaving).tell(message)  # pyright: ignore[reportArgumentType] - either handler's
         await system.drain()
         assert not system.dead_letters
@@ -224,13 +232,14 @@ class Batched:
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
         self.provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
-        self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._batches = BatchSpanProcessor(self._exporter)
+        self.provider.add_span_processor(self._batches)
         self.telemetry = OpenTelemetry(configure=lambda: Providers(traces=self.provider))
 
     @property
     def spans(self) -> Sequence[ReadableSpan]:
         """Those that have been recorded, in the order in which they were."""
-        self.provider.force_flush()
+        self._batches.force_flush()  # Not the provider, which would have those recorded that wait.
         return self._exporter.get_finished_spans()
 
 
@@ -265,6 +274,70 @@ async def test_spans_that_were_not_looked_at_are_recorded_together_and_the_last_
     assert len({span.context.span_id for span in batched.spans if span.context}) == TOGETHER + 4
 
 
+@pytest.mark.usefixtures("forever")
+@pytest.mark.parametrize("end", ["force_flush", "shutdown"])
+async def test_a_provider_that_is_flushed_or_shut_down_exports_what_has_ended_so_far(
+    mock_clock: trio.testing.MockClock, end: str
+):
+    batched = Batched()
+    async with (
+        open_test_system(Quiet, telemetry=batched.telemetry) as system,
+        open_test_system(Child(partial(Leaving, [])), telemetry=batched.telemetry) as another,
+    ):
+        await system.client.ref(Quiet).tell("pass", id="m1")
+        await another.client.ref(Leaving).tell("x", id="m2")
+        await system.drain()
+        await another.drain()
+        assert not batched.spans
+        getattr(batched.provider, end)()
+        assert ids_of(batched.spans) == ["m1", "m2"]
+    assert len(batched.spans) == 2
+    (front,) = [one for one in processors_of(batched.provider) if isinstance(one, FlushesPending)]
+    assert repr(front) == "<0 recorders to flush>"
+
+
+@pytest.mark.usefixtures("forever")
+async def test_a_processor_that_is_added_later_does_not_keep_spans_from_being_flushed(
+    mock_clock: trio.testing.MockClock,
+):
+    batched, later = Batched(), InMemorySpanExporter()
+    async with open_test_system(Quiet, telemetry=batched.telemetry) as system:
+        batched.provider.add_span_processor(BatchSpanProcessor(later))
+        await system.client.ref(Quiet).tell("pass", id="m1")
+        await system.drain()
+        assert not batched.spans
+        assert batched.provider.force_flush()
+        assert ids_of(batched.spans) == ids_of(later.get_finished_spans()) == ["m1"]
+        batched.provider.shutdown()
+
+
+def test_a_flush_waits_for_a_span_that_another_thread_is_recording():
+    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
+    batches = BatchSpanProcessor(exporter := InMemorySpanExporter())
+    provider.add_span_processor(batches)
+    recorder = recorder_of(provider)
+    assert recorder is not None
+    assert recorder.is_alone
+    has_begun, may_end = threading.Event(), threading.Event()
+    start = Start(provider.get_tracer("test"), "process", {}, Context())
+
+    def slowly(_: Delivery) -> Start:
+        has_begun.set()
+        assert may_end.wait(PATIENCE)
+        return start
+
+    recorder.end(Unseen(recorder, slowly, Delivery("m1", "orders", b"{}", None)), at_once=False)
+    flushes = [threading.Thread(target=provider.force_flush) for _ in range(2)]
+    flushes[0].start()
+    assert has_begun.wait(PATIENCE)
+    flushes[1].start()
+    may_end.set()
+    flushes[1].join(PATIENCE)
+    assert len(exporter.get_finished_spans()) == 1
+    flushes[0].join(PATIENCE)
+    provider.shutdown()
+
+
 async def test_a_span_that_is_alone_is_recorded_soon():
     batched = Batched()
     async with open_test_system(Quiet, telemetry=batched.telemetry) as system:
@@ -284,14 +357,7 @@ async def test_what_looks_at_a_span_before_it_is_recorded_sees_the_one_that_will
     batched = Batched()
     seen: list[Context] = []
 
-    class Leaving(Actor):
-        settings = Settings(title="leaving")
-
-        @receive
-        async def work(self, message: str) -> None:
-            seen.append(get_current())
-
-    async with open_test_system(Leaving, telemetry=batched.telemetry) as system:
+    async with open_test_system(Child(partial(Leaving, seen)), telemetry=batched.telemetry) as system:
         await system.client.ref(Leaving).tell("x")
         await system.drain()
         assert not batched.spans
@@ -379,6 +445,16 @@ def _renamed(span: Span) -> ReadableSpan:
     return ReadableSpan("another name", span.get_span_context(), resource=span.resource, start_time=1, end_time=2)
 
 
+def processor_of(provider: TracerProvider) -> Any:
+    return provider._active_span_processor  # pyright: ignore[reportPrivateUsage]
+
+
+def processors_of(provider: TracerProvider) -> Sequence[object]:
+    """The processors of a provider, in their order."""
+    found: Sequence[object] = processor_of(provider)._span_processors
+    return found
+
+
 def _without_limits(tracer: Tracer) -> None:
     del tracer._span_limits  # pyright: ignore[reportPrivateUsage]
 
@@ -388,6 +464,15 @@ def test_an_sdk_that_records_something_else_makes_its_spans_itself(monkeypatch: 
     assert recorder_of(provider) is not None
     monkeypatch.setattr(Span, "_readable_span", _renamed)
     assert recorder_of(provider) is None
+
+
+def test_an_sdk_whose_processors_are_kept_differently_makes_its_spans_itself():
+    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
+    tracer = provider.get_tracer("test")
+    assert isinstance(tracer, Tracer)
+    del processor_of(provider)._lock
+    assert Recorder.of(provider, tracer) is None
+    assert not processors_of(provider)
 
 
 def test_an_sdk_that_is_built_differently_makes_its_spans_itself():

@@ -8,8 +8,12 @@ hundred has a span, that is a tenth of the time: of code that runs so rarely not
 processor, and a span by itself takes five times as long as one of many.
 
 Nobody can tell the difference where all that takes part is the SDK's own: its processors do nothing when a span begins,
-and those that export in batches wait for seconds anyway. That both ways record the same is tried once, at the start.
-Wherever any of this is otherwise, each span is made when it begins.
+and those that export in batches wait for seconds anyway. A processor of ours stands in front of them: when the provider
+is flushed or shut down, it has what waits recorded first (`FlushesPending`). That both ways record the same is tried
+once, at the start. Wherever any of this is otherwise, each span is made when it begins, and nothing waits.
+
+Of the SDK this needs names that are not public: `_active_span_processor` of a provider, `_span_processors` and `_lock`
+of that, `_instrumentation_scope` and `_span_limits` of a tracer. An SDK without one of them counts as otherwise.
 """
 
 from __future__ import annotations
@@ -202,6 +206,9 @@ class Recorder:
         """The processors that were looked at last."""
         self._is_sure = self._is_patient = False
         self._waiting: deque[Unseen] = deque()
+        self._flushing = threading.RLock()
+        """Held while spans are recorded: a flush waits for what another thread has taken."""
+        self._front: FlushesPending | None = None
         self._thread: threading.Thread | None = None
         self._due = threading.Event()
         """Set while spans wait."""
@@ -228,7 +235,10 @@ class Recorder:
                 return None
             own = (export.BatchSpanProcessor, export.SimpleSpanProcessor)
             found = cls(several, sdk.ReadableSpan, own)
-            return found if found._does_as(tracer) else None
+            if not found._does_as(tracer):
+                return None
+            found._stand_in_front(sdk.SpanProcessor)
+            return found
         except Exception:  # noqa: BLE001 - another version of the SDK: then each span is made when it begins
             return None
 
@@ -237,8 +247,9 @@ class Recorder:
         """Whether nothing is told of spans that begin; more processors may be added at any time."""
         found: Any = self._several._span_processors  # noqa: SLF001 - that the SDK has all of this is tried at the start
         if found is not self._known:
-            self._is_sure = all(type(one) in self._own for one in found)
-            self._is_patient = all(type(one) is self._own[0] for one in found)
+            others = [one for one in found if not isinstance(one, FlushesPending)]
+            self._is_sure = all(type(one) in self._own for one in others)
+            self._is_patient = all(type(one) is self._own[0] for one in others)
             self._known = found
         return self._is_sure
 
@@ -263,18 +274,29 @@ class Recorder:
 
     def flush(self) -> None:
         """Record all spans that have ended; callable from any thread."""
-        while self._waiting:
-            try:
-                unseen = self._waiting.popleft()
-            except IndexError:  # Another thread has taken it.
-                return
-            self.record(unseen)
+        with self._flushing:
+            while self._waiting:
+                self.record(self._waiting.popleft())
 
     def close(self) -> None:
         """Record all spans that have ended, and end the thread."""
         self._closed.set()
         self._due.set()
         self.flush()
+        if self._front is not None:
+            self._front.forget(self)
+
+    def _stand_in_front(self, processor: type[Any]) -> None:
+        """Have this flushed before the processors of the provider, by one processor for all its recorders."""
+        several = self._several
+        with several._lock:  # noqa: SLF001 - as above
+            found = several._span_processors  # noqa: SLF001 - as above
+            front = next((one for one in found if isinstance(one, FlushesPending)), None)
+            if front is None:
+                front = cast("FlushesPending", type("FlushesPending", (FlushesPending, processor), {})())
+                several._span_processors = (front, *found)  # noqa: SLF001 - as above
+            front.remember(self)
+        self._front = front
 
     def _wait(self) -> None:
         if self._thread is None:
@@ -356,6 +378,37 @@ class Recorder:
         span.end(2)
         own, _ = self._recorded(start, 1, 2)
         return own is not None and [_facts(one) for one in kept.spans] == [_facts(own)]
+
+
+class FlushesPending:
+    """A processor in front of all others of a provider, which records what waits before these are flushed or shut down.
+
+    It is made with the SDK's own processor as a base, which does nothing when spans begin and end.
+    """
+
+    def __init__(self) -> None:
+        self._recorders: tuple[Recorder, ...] = ()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<{len(self._recorders)} recorders to flush>"
+
+    def remember(self, recorder: Recorder) -> None:
+        with self._lock:
+            self._recorders += (recorder,)
+
+    def forget(self, recorder: Recorder) -> None:
+        with self._lock:
+            self._recorders = tuple(one for one in self._recorders if one is not recorder)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Record all spans that have ended: at most a few dozen, which takes a millisecond."""
+        for recorder in self._recorders:
+            recorder.flush()
+        return True
+
+    def shutdown(self) -> None:
+        self.force_flush()
 
 
 class _Kept:
