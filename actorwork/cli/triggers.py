@@ -11,12 +11,19 @@ from actorwork.cli.brokers import Step, broker_option, force_option, speak, time
 from actorwork.cli.output import as_json, one_line, print_json, print_table, printable
 from actorwork.cli.pausing import pause_at, resume_at
 from actorwork.cli.selecting import title_of_actor
-from actorwork.inspection.schedules import Known, coming, in_json, known_triggers, schedule_text
+from actorwork.inspection.schedules import (
+    Known,
+    actors_without_node,
+    coming,
+    in_json,
+    known_triggers,
+    schedule_text,
+)
 from actorwork.inspection.words import moment
 
 if TYPE_CHECKING:
     from actorwork.abc import Broker
-    from actorwork.records import Pause, PauseKind, TriggerRecord
+    from actorwork.records import PauseKind
 
 
 @click.group(short_help="Look at triggers, run, pause and change them.")
@@ -35,7 +42,11 @@ def triggers() -> None:
 @timeout_option
 @as_json
 def list_them(actor: str | None, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """List the triggers of an actor, or of all, with the next five times of each."""
+    """List the triggers of an actor, or of all, with the next five times of each.
+
+    WHY says in one line why one does not fire: it is paused or off, its code no longer declares it, or no node runs its
+    actor.
+    """
     known = _known(broker, timeout)
     found = [one for one in known if actor in (None, one.record.definition.actor)]
     if json_output:
@@ -48,18 +59,20 @@ def list_them(actor: str | None, *, broker: str | None, timeout: float, json_out
             actors = {one.record.definition.actor for one in known}
             click.echo(f"of those that have some, {printable(near(actor or '', actors))}", err=True)
     else:
+        is_silent = any(one.why for one in found)
         print_table(
-            ("ACTOR", "TITLE", "SCHEDULE", "STATE", "BY HAND", "FIRED", "LAST", "NEXT"),
+            ("ACTOR", "TITLE", "SCHEDULE", "STATE", "BY HAND", "FIRED", "LAST", "NEXT", *["WHY"] * is_silent),
             [
                 (
                     one.record.definition.actor,
                     one.record.definition.title,
                     schedule_text(one.record),
-                    one.state,
+                    one.state if one.has_node or one.state != "on" else "no node",
                     one.by_hand,
                     str(one.record.fired),
                     moment(one.record.last / 1000) if one.record.last > one.record.registered else "",
                     ", ".join(coming(one)),
+                    *[one.why] * is_silent,
                 )
                 for one in found
             ],
@@ -163,12 +176,13 @@ def _pause_of(actor: str, title: str | None) -> tuple[PauseKind, str]:
 
 
 def _known(broker: str | None, timeout: float) -> Sequence[Known]:
-    async def talk(opened: Broker, step: Step) -> tuple[Sequence[TriggerRecord], Sequence[Pause]]:
+    async def talk(opened: Broker, step: Step) -> Sequence[Known]:
         with step():
-            return await opened.triggers.list(), await opened.pauses.list()
+            records, pauses = await opened.triggers.list(), await opened.pauses.list()
+        with step():
+            return known_triggers(records, pauses, await actors_without_node(opened, records))
 
-    records, pauses = speak(broker, timeout, talk)
-    return known_triggers(records, pauses)
+    return speak(broker, timeout, talk)
 
 
 def _expect(found: Sequence[Known], actor: str, title: str | None) -> None:

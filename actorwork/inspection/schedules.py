@@ -40,6 +40,24 @@ class Known:
         return "paused" if self.pause is not None else "on" if record.is_on else "off"
 
     @property
+    def why(self) -> str:
+        """Why it does not fire, in one line; "" if it does."""
+        actor = self.record.definition.actor
+        match self.state:
+            case "vanished":
+                return f"{actor!r} has started without it: its code no longer declares it"
+            case "paused" if self.pause is not None:
+                from actorwork.policy.idle import of_pause
+
+                return of_pause(self.pause).text
+            case "off":
+                return "it is turned off"
+            case _ if not self.has_node:
+                return f"no node runs {actor!r}: nothing fires it until one does"
+            case _:
+                return "its lifetime is over" if _is_over(self.record) else ""
+
+    @property
     def by_hand(self) -> str:
         """What users have done to it, in a word or a few; "" if nothing."""
         changes = self.record.changes
@@ -110,6 +128,14 @@ def missed(one: Known, now: datetime) -> list[str]:
     return [_written(time) for time in _times(one.record, time_of(one.record.last), MISSED) if time <= late]
 
 
+def _is_over(record: TriggerRecord) -> bool:
+    """Whether the lifetime of a trigger has ended, so that it never fires again."""
+    lifetime = record.definition.details.get("lifetime")
+    if not isinstance(lifetime, (int, float)):
+        return False
+    return datetime.now(UTC).timestamp() > record.registered / 1000 + lifetime
+
+
 def _times(record: TriggerRecord, after: datetime, count: int) -> list[datetime]:
     from actorwork.policy.schedule import moment as time_of, next_times
     from actorwork.triggers.declared import schedule_of
@@ -137,6 +163,8 @@ def in_json(one: Known) -> dict[str, Any]:
         "source": definition.source,
         "schedule": schedule_text(record),
         "state": one.state,
+        "has_node": one.has_node,
+        "why": one.why,
         **_pause_in_json(one.pause),
         "by_hand": one.by_hand,
         **{name: value for name, value in definition.details.items() if name != "priority"},

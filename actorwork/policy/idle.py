@@ -101,7 +101,7 @@ class Place(Value):
         """Whether the actor reads a source there."""
         return source in self.part.sources
 
-    def has_paused(self, source: str) -> bool:
+    def hasof_pause(self, source: str) -> bool:
         """Whether the node starts no message of a source."""
         return str(Pause("source", source)) in self.pauses
 
@@ -114,11 +114,11 @@ def of_source(counts: Counts, pauses: Iterable[Pause], places: Sequence[Place], 
     pauses = list(pauses)
     everything = _pause(pauses, "everything", "") or _pause(pauses, "source", counts.source)
     if everything is not None:
-        return _paused(everything)
+        return of_pause(everything)
     actors = {place.part.title for place in places}
     of_actors = [pause for pause in pauses if pause.kind == "actor" and pause.name in actors]
     if of_actors and len({pause.name for pause in of_actors}) == len(actors):
-        return _paused(of_actors[0])
+        return of_pause(of_actors[0])
     if not counts.backlog:
         return _nothing(counts)
     what = f"{_many(counts.backlog)} in {counts.source!r}"
@@ -132,13 +132,13 @@ def of_actor(
     pauses = list(pauses)
     everything = _pause(pauses, "everything", "") or _pause(pauses, "actor", title)
     if everything is not None:
-        return _paused(everything)
+        return of_pause(everything)
     of_sources = [
         pause for pause in pauses if pause.kind == "source" and any(pause.name == one.source for one in counts)
     ]
     waiting = [one for one in counts if one.backlog]
     if of_sources and {pause.name for pause in of_sources} >= {one.source for one in waiting or counts}:
-        return _paused(of_sources[0])
+        return of_pause(of_sources[0])
     backlog = sum(one.backlog for one in counts)
     if not places:
         more = f": {_many(backlog)} for it" if backlog else ""
@@ -167,10 +167,10 @@ def _of_places(
         return Reason("stopped", f"{one.part.title!r} is {one.part.state} on {one.name}: {what}", node=one.node)
     off = [_off(place, pauses) for place in running]
     if all(off):
-        return _paused(next(pause for pause in off if pause is not None))
-    if sources and all(place.has_paused(source) for place in running for source in sources):
+        return of_pause(next(pause for pause in off if pause is not None))
+    if sources and all(place.hasof_pause(source) for place in running for source in sources):
         one = Pause("source", sources[0], "paused_sources", f"the configuration of {running[0].name}")
-        return _paused(one)
+        return of_pause(one)
     held = [(place, hold_up) for place in running for hold_up in place.part.hold_ups]
     circuits = [(place, hold_up) for place, hold_up in held if hold_up.kind == "circuit"]
     if circuits and len({place.node for place, _ in circuits}) == len({place.node for place in running}):
@@ -248,7 +248,8 @@ def _off(place: Place, pauses: Iterable[Pause]) -> Pause | None:
     )
 
 
-def _paused(pause: Pause) -> Reason:
+def of_pause(pause: Pause) -> Reason:
+    """Say what a pause does: by whom, since when, and why."""
     by = f" by {pause.by}" if pause.by else ""
     why = f" ({pause.reason})" if pause.reason else ""
     since = f" since {at(pause.at)}" if pause.at else ""

@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from actorwork.abc import Broker
+from actorwork.policy.reports import NodeReport, PartReport, written
 from actorwork.records import TriggerDefinition
 from tests.cli.conftest import Shell
 
@@ -45,6 +46,39 @@ def test_triggers_are_listed_with_their_next_five_times(known: Shell):
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00\+0[12]:00", time) for time in nightly["next"])
     assert known("triggers", "ls", "nobody").stdout == "no triggers of 'nobody'\n"
     assert known("triggers", "ls", "shp").stderr == "of those that have some, did you mean 'shop'?\n"
+
+
+def test_why_a_trigger_does_not_fire_is_said_in_one_line(known: Shell):
+    over = attrs.evolve(REGULAR, id="00000000000000bb", title="summer", details={"lifetime": 0})
+
+    async def register(broker: Broker) -> None:
+        await broker.triggers.register(NIGHTLY.source, [NIGHTLY, REGULAR, over])
+
+    known.at_broker(register)
+    known("triggers", "pause", "shop", "nightly", "--reason", "holidays")
+    lines = [line.rstrip() for line in known("triggers", "ls").stdout.splitlines()]
+    assert lines[0].split()[-1] == "WHY"
+    assert "vanished" in lines[1]
+    assert lines[1].endswith("'shop' has started without it: its code no longer declares it")
+    assert "is paused by" in lines[2]
+    assert lines[2].endswith(": holidays")
+    assert "  no node  " in lines[3]
+    assert lines[3].endswith("no node runs 'shop': nothing fires it until one does")
+    assert "why: no node runs 'shop'" in known("triggers", "show", "shop", "regular").stdout
+    known("triggers", "change", "shop", "regular", "--off")
+    _, _, regular, _ = known.json("triggers", "ls")
+    assert (regular["state"], regular["has_node"], regular["why"]) == ("off", False, "it is turned off")
+
+    async def run_and_resume(broker: Broker) -> None:
+        now, _ = await broker.reports.nodes()
+        tree = PartReport(title="root", kind="one_for_one", children=(PartReport(title="shop"),))
+        report = NodeReport(name="h:1", host="h", pid=1, version="1", started=now, at=now, tree=tree)
+        await broker.reports.write("1" * 32, written(report), now=now, ttl=600)
+        await broker.pauses.resume("trigger", "shop/nightly")
+
+    known.at_broker(run_and_resume)
+    _, nightly, _, summer = known.json("triggers", "ls")
+    assert (nightly["has_node"], nightly["why"], summer["why"]) == (True, "", "its lifetime is over")
 
 
 def test_one_trigger_is_shown_in_full(known: Shell):

@@ -49,7 +49,6 @@ def _facts(sight: Sight, one: Known) -> dict[str, Any]:
     facts = in_json(one) | details(record)
     facts["pause_name"] = trigger_name(facts["actor"], facts["title"])
     facts["pause"] = None if one.pause is None else pause_in_json(one.pause)
-    facts["has_node"] = one.has_node
     facts["is_declared"], facts["is_put"], facts["is_on"] = record.is_declared, record.is_put, record.is_on
     facts["message"] = message_in_json(sight, record.definition.data)
     if "code" in facts:
