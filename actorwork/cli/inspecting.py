@@ -19,7 +19,8 @@ from actorwork.cli.selecting import named_source, valid_source
 if TYPE_CHECKING:
     from actorwork.abc import Broker
     from actorwork.inspection import ActorInfo, Holder, Inspection, NodeInfo, Overview, SourceInfo
-    from actorwork.policy.reports import EntityReport, PartReport
+    from actorwork.inspection.locks import LockInfo
+    from actorwork.policy.reports import EntityReport, PartReport, StallReport
     from actorwork.policy.series import Series
 
 T = TypeVar("T")
@@ -125,7 +126,9 @@ def tree(node: str | None, *, broker: str | None, timeout: float, json_output: b
 @timeout_option
 @as_json
 def node(node: str, *, broker: str | None, timeout: float, json_output: bool) -> None:
-    """Show one node: its lease, its loop, what it costs, its pauses, the locks of its actors, and its tree."""
+    """Show one node: its lease, its loop and how often that was blocked, what it costs, its pauses, the locks of its
+    actors, and its tree.
+    """
     from actorwork.inspection import as_json as in_json
 
     found = looked(broker, timeout, lambda look: look.node(node))
@@ -145,6 +148,9 @@ def node(node: str, *, broker: str | None, timeout: float, json_output: bool) ->
         f" so far; reported {found.age:.1f} s ago"
     )
     for pause in report.pauses:
+    if report.stalls is not None:
+        click.echo(stalls_of(report.stalls))
+        click.echo("\n".join(f"    {printable(line)}" for line in report.stalls.stack.splitlines()))
         click.echo(one_line(f"paused: {pause}"))
     for use in report.locks:
         what, of = "holds" if use.is_held else "waits for", f" of {use.message}" if use.message else ""
@@ -324,6 +330,16 @@ def tables_of(overview: Overview) -> list[tuple[str, Sequence[str], list[Sequenc
         (
             f"sources{_left_out(overview.sources_left_out)}",
             SOURCES,
+def stalls_of(stalls: StallReport) -> str:
+    """Return how often a loop was blocked, and when it was last, in one line."""
+    from actorwork.inspection.words import moment
+
+    return (
+        f"its loop was blocked {many(stalls.count, 'time')}, for {length(stalls.seconds)} in all; last for"
+        f" {length(stalls.last)} until {moment(stalls.at)}, in:"
+    )
+
+
             [_source_row(one, titles) for one in overview.sources],
         ),
     ]

@@ -6,6 +6,7 @@
     HeldMessage   a running message
     HoldUp        a limit that holds messages back, or an open circuit
     LockReport    a lock that a handler holds, or waits for
+    StallReport   how often the loop was blocked, and where it was last
     StoredReport, Ask, Mail, Counts, Found    what the broker returns about reports, commands, sources and messages
 
 `written` leaves out what is as usual, and the ends of a tree that is too large; `read` takes what any version has
@@ -42,6 +43,9 @@ LONGEST_KEY: Final = 200
 """Characters of a key in these, or of the name of a lock; a longer one is cut."""
 SHOWN_LOCKS: Final = 10
 """Locks that a report names: those that are held or waited for the longest."""
+
+LONGEST_STACK: Final = 1000
+"""Characters of the stack of a stall in a report: the innermost frames stay."""
 
 T = TypeVar("T")
 _set: Final = object.__setattr__
@@ -237,6 +241,36 @@ class PartReport(Value):
             yield from child.walk()
 
 
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StallReport(Value):
+    """How often the loop of a node has been blocked, for `seconds` in all.
+
+    The last stall was `last` seconds long and ended `at` a moment; `stack` is where the loop was, the innermost frame
+    last.
+    """
+
+    count: int = attrs.field(converter=_count)
+    seconds: float = attrs.field(converter=_number)
+    at: float = attrs.field(converter=_number)
+    last: float = attrs.field(converter=_number)
+    stack: str = attrs.field(default="", converter=_text)
+
+
+def _stalls(value: object) -> StallReport:
+    return value if isinstance(value, StallReport) else _value_of(StallReport, value)
+
+
+def cut_stack(stack: str, longest: int = LONGEST_STACK) -> str:
+    """Return the innermost frames of a stack that `longest` characters hold, one at least."""
+    kept: list[str] = []
+    for line in reversed(stack.splitlines()):
+        longest -= len(line) + 1
+        if longest < 0 and kept:
+            break
+        kept.append(line)
+    return "\n".join(reversed(kept))[-LONGEST:]
+
+
 _NOTHING: Final = PartReport(title="root", kind="one_for_one")
 
 
@@ -253,8 +287,8 @@ class NodeReport(Value):
     seconds; `memory` is in bytes; `cpu` is the share of one core since the last report, `cpu_seconds` the sum so
     far. `process` is the title of the `Process` that it runs, and empty for a program's own process. `pauses` are
     those that the node obeys, in words, and `locks` are those that its actors use. `counters` are those of
-    `Node.statistics`, and `history` is what `policy.history` reads. The next report follows within `interval`
-    seconds, or (0) when it is asked for.
+    `Node.statistics`, and `history` is what `policy.history` reads. `stalls` is None while the loop has not been
+    blocked. The next report follows within `interval` seconds, or (0) when it is asked for.
     """
 
     name: str = attrs.field(converter=_text)
@@ -277,6 +311,7 @@ class NodeReport(Value):
     counters: Mapping[str, int] = attrs.field(factory=dict[str, int], converter=_counts)
     history: str = attrs.field(default="", converter=_text)
     locks: tuple[LockReport, ...] = attrs.field(default=(), converter=_each(lambda: LockReport))
+    stalls: StallReport | None = attrs.field(default=None, converter=_optional(_stalls))
     blocked: str = attrs.field(default="", converter=_text)
     tree: PartReport = attrs.field(default=_NOTHING, converter=_part)
 
@@ -332,6 +367,7 @@ def written(report: NodeReport, largest: int = LARGEST) -> bytes:
         counters={},
         history="",
         locks=(),
+        stalls=None if report.stalls is None else attrs.evolve(report.stalls, stack=""),
         blocked=report.blocked[-500:],
     )
     return json.dumps(_facts_of(bare, 0), separators=(",", ":")).encode()
@@ -352,7 +388,7 @@ def _facts_of(value: object, most: int) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for field in attrs.fields(cast("Any", type(value))):
         fact = getattr(value, field.name)
-        if isinstance(fact, (PartReport, EntityReport)):
+        if isinstance(fact, (PartReport, EntityReport, StallReport)):
             facts[field.name] = _facts_of(fact, most)
         elif field.name == "children":
             if fact:

@@ -23,6 +23,7 @@ from actorwork.actors.tree.walking import actors_of, processes_of
 from actorwork.errors import BrokerError
 from actorwork.message import MessageIds
 from actorwork.runtime.checking import local_actors_of, refuse_idle_triggers
+from actorwork.runtime.stalls import StallCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,7 @@ class Members:
             instruments=instruments.opened if instruments else (),
             quota=getattr(host.emit, "quota", None),
         )
+        self.stalls = StallCounts()
         self._environment = SupervisionEnvironment(emit=host.emit, dice=self.services.dice, build=self._build)
         self._declared = {child.title: child for child in actors_of(root)}
         self._titles = {child.title for child in local_actors_of(root)} | self._declared.keys()

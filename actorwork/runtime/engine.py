@@ -241,7 +241,7 @@ class Engine:
         if not math.isinf(self.options.loop_stall):
             # `emit` is for the loop, which may never run again: a stall that lasts is logged from a thread.
             logs = LogSink(f"{socket.gethostname()}:{os.getpid()}")
-            nursery.start_soon(watch_stalls, self.options.loop_stall, self.emit, logs, self._during)
+            nursery.start_soon(watch_stalls, self.options.loop_stall, self._has_stalled, logs, self._during)
         if self.resources is not None:
             nursery.start_soon(self.resources.run, self.broker)
         if self.metering is not None:
@@ -249,6 +249,10 @@ class Engine:
         nursery.start_soon(services.watchdog.run)
         nursery.start_soon(services.timers.run)
         nursery.start_soon(services.expiries.run)
+
+    def _has_stalled(self, event: events.LoopStalled) -> None:
+        self.members.stalls.note(event)
+        self.emit(event)
 
     def _during(self, since: float) -> AbstractContextManager[None]:
         return nullcontext() if self._during_stall is None else self._during_stall(since)

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Final, TypeAlias
 
+import attrs
 import trio
 
 from actorwork import events
@@ -27,6 +28,24 @@ During: TypeAlias = Callable[[float], AbstractContextManager[None]]
 
 _END_LIMIT: Final = 0.1
 """Seconds for the thread to end: it ends at once, unless it is just writing a log."""
+
+
+@attrs.define(eq=False)
+class StallCounts:
+    """How often the loop has been blocked so far, for how many seconds in all, and the last time."""
+
+    count: int = 0
+    seconds: float = 0.0
+    last: events.LoopStalled | None = None
+    ended: float = 0.0
+    """When the last one ended, by Trio's clock."""
+
+    def note(self, event: events.LoopStalled) -> None:
+        """Count a stall that has ended; called in the loop."""
+        self.count += 1
+        self.seconds += event.seconds
+        self.last = event
+        self.ended = trio.current_time()
 
 
 async def watch_stalls(

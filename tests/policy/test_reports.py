@@ -10,6 +10,7 @@ from hypothesis import strategies
 
 from actorwork.policy.reports import (
     LARGEST,
+    LONGEST_STACK,
     EntityReport,
     HeldMessage,
     HoldUp,
@@ -17,6 +18,8 @@ from actorwork.policy.reports import (
     LockReport,
     NodeReport,
     PartReport,
+    StallReport,
+    cut_stack,
     read,
     written,
 )
@@ -60,6 +63,7 @@ def test_a_report_is_read_as_it_was_written():
         lease_margin=6.5,
         pauses=("actor 'x'",),
         locks=(LockReport(name="ledger", actor="mail", since=60.5, message="m1", is_held=True),),
+        stalls=StallReport(count=2, seconds=3.5, at=61.0, last=1.5, stack="a.py:1 in run\nb.py:2 in spin"),
     )
     assert read(written(report)) == report
     assert (report.uptime, report.actors, [part.pid for part in report.processes]) == (60.0, (mail, account), [7])
@@ -86,6 +90,20 @@ def test_a_report_with_endless_texts_is_still_a_report_of_eight_kilobytes():
     assert read(data).name == "h:1"
 
 
+def test_of_a_deep_stack_the_innermost_frames_are_reported():
+    frames = [f"deep.py:{number} in step" for number in range(1000)]
+    lines = cut_stack("\n".join(frames)).splitlines()
+    assert lines == frames[-len(lines) :]
+    assert 900 < len("\n".join(lines)) <= LONGEST_STACK
+    assert cut_stack("a.py:1 in short") == "a.py:1 in short"
+    assert cut_stack("x" * 1500) == "x" * 1500
+    assert cut_stack("") == ""
+    stalls = StallReport(count=3, seconds=9.0, at=61.0, last=3.0, stack="s" * 2000)
+    deep = PartReport(title="x" * 5000, children=(PartReport(title="y" * 5000),) * 9)
+    left = read(written(report_of(deep, stalls=stalls, pauses=("p" * 900,) * 50))).stalls
+    assert left == attrs.evolve(stalls, stack="")
+
+
 def test_fields_of_later_versions_are_ignored():
     facts = json.loads(written(report_of(PartReport(title="mail"))))
     facts["mood"] = facts["tree"]["mood"] = "good"
@@ -103,6 +121,7 @@ WRONG: list[dict[str, Any]] = [
     {"tree": {"title": "x", "in_hand": [{"what": 1, "since": 0}]}},
     {"pauses": "all"},
     {"counters": {"read": 1.5}},
+    {"stalls": {"count": 1}},
 ]
 GARBAGE = [b"", b"\xff\x00", b"null", b"[]", b"{}", b"[" * 100_000, b'{"name": "h:1"}', b" " * 200_000]
 

@@ -299,6 +299,15 @@ async def test_a_blocked_loop_is_reported_with_its_stack_and_answers_from_a_thre
             assert "blocked" in refused["text"]
             release.set()
 
+            async def has_stalled() -> Any:
+                return [one.stalls for one in await reports_of(broker) if one.state == "running" and one.stalls]
+
+            await broker.reports.watch(PATIENCE)
+            (stalls,) = await until_some(has_stalled)
+            assert stalls.count >= 1
+            assert stalls.seconds >= stalls.last > 0
+            assert stalls.stack
+
             async def is_stopped() -> bool:
                 return (await ask(broker, node, command="stop", by="the test"))["done"]
 

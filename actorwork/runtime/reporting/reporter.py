@@ -23,7 +23,7 @@ import trio
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerTrouble
 from actorwork.policy import history
-from actorwork.policy.reports import NodeReport, written
+from actorwork.policy.reports import NodeReport, StallReport, cut_stack, written
 from actorwork.runtime.reporting.answering import answer_to
 from actorwork.runtime.reporting.minutes import MinuteWriter
 from actorwork.runtime.reporting.stand_in import StandIn
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from actorwork.actors.life.services import Services
     from actorwork.actors.supervision.supervisor import RunningSupervisor
     from actorwork.records import Pause
+    from actorwork.runtime.stalls import StallCounts
 
 USUALLY: Final = 10.0
 WATCHED: Final = 2.0
@@ -56,6 +57,8 @@ class Parts(Protocol):
     def services(self) -> Services: ...
     @property
     def by_title(self) -> Mapping[str, Cell]: ...
+    @property
+    def stalls(self) -> StallCounts: ...
 
 
 class Stopping(Protocol):
@@ -174,7 +177,10 @@ class Reporter:
         try:
             portrait = self._portrait()
             report = self._last = attrs.evolve(
-                self._facts(), tree=portrait.of(self._parts.root), locks=portrait.locks(self._parts.services.lock_uses)
+                self._facts(),
+                tree=portrait.of(self._parts.root),
+                locks=portrait.locks(self._parts.services.lock_uses),
+                stalls=self._stalls(),
             )
             ttl = _FOR_EVER if self._is_local else USUALLY * (1 + SPREAD) + self._lease
             if self._is_local:
@@ -208,6 +214,18 @@ class Reporter:
     def _portrait(self) -> Portrait:
         now = trio.current_time()
         return Portrait(self._parts.services.limiters, now, self._node.now() - now)
+
+    def _stalls(self) -> StallReport | None:
+        found = self._parts.stalls
+        if found.last is None:
+            return None
+        return StallReport(
+            count=found.count,
+            seconds=found.seconds,
+            at=self._node.now() - (trio.current_time() - found.ended),
+            last=found.last.seconds,
+            stack=cut_stack(found.last.stack),
+        )
 
     def _lease_margin(self) -> float | None:
         left = self._node.lease_state().left
