@@ -437,6 +437,16 @@ class VersionedValue(Value):
     version: int
 
 
+@attrs.frozen(eq=False, repr=False)
+class LockState(Value):
+    """A lock that is held: by which owner, under which token, and until when, in seconds since the epoch."""
+
+    name: str
+    owner: str
+    token: int
+    until: float
+
+
 class Values(Protocol):
     """Small values and locks shared by all nodes, by name. All times are by the broker's clock.
 
@@ -488,6 +498,15 @@ class Values(Protocol):
 
     async def free_lock(self, name: str, owner: str) -> bool:
         """Release a lock; return whether the owner still had it."""
+        ...
+
+
+@runtime_checkable
+class ListsLocks(Protocol):
+    """Values of which the locks can be listed: also those of programs that are no nodes."""
+
+    async def held_locks(self, most: int) -> Sequence[LockState]:
+        """Return locks that are held now, `most` at most: those that are held the longest into the future first."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 inspect                            everything in one look
 inspect tree, node, actor,         one part of it, or one thing
-source, message, stacks
+source, message, locks, stacks
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 NODES = ("NODE", "ID", "STATE", "PROCESS", "UP", "MEMORY", "CPU", "LAG", "LEASE", "RUNNING")
 ACTORS = ("ACTOR", "NODES", "RUNNING", "WAITING", "RESTARTS", "WHY")
+LOCKS = ("LOCK", "HELD BY", "SINCE", "WAITING", "THE LONGEST SINCE")
 SOURCES = ("SOURCE", "BACKLOG", "OLDEST", "DELAYED", "DEAD", "READERS", "WHY")
 
 
@@ -147,10 +148,10 @@ def node(node: str, *, broker: str | None, timeout: float, json_output: bool) ->
         f"actorwork {one_line(report.version)}, {many(report.threads, 'thread')}, {report.cpu_seconds:.1f} s of a core"
         f" so far; reported {found.age:.1f} s ago"
     )
-    for pause in report.pauses:
     if report.stalls is not None:
         click.echo(stalls_of(report.stalls))
         click.echo("\n".join(f"    {printable(line)}" for line in report.stalls.stack.splitlines()))
+    for pause in report.pauses:
         click.echo(one_line(f"paused: {pause}"))
     for use in report.locks:
         what, of = "holds" if use.is_held else "waits for", f" of {use.message}" if use.message else ""
@@ -205,6 +206,26 @@ def source(name: str, *, broker: str | None, timeout: float, json_output: bool) 
     click.echo(one_line(f"read by {', '.join(found.actors) or 'no actor'}"))
     if found.minutes is not None and found.minutes.whole.handled:
         click.echo(hours_of(found.minutes))
+
+
+@inspect.command(short_help="Show the locks that are held or waited for.")
+@broker_option
+@timeout_option
+@as_json
+def locks(*, broker: str | None, timeout: float, json_output: bool) -> None:
+    """Show the locks that are held or waited for: who holds each and since when, and how many actors wait for it.
+
+    Also those of programs that are no nodes, with the user, host and process that hold them.
+    """
+    from actorwork.inspection import as_json as in_json
+
+    found = looked(broker, timeout, lambda look: look.locks())
+    if json_output:
+        print_json(in_json(found))
+    elif found:
+        print_table(LOCKS, [_lock_row(one) for one in found])
+    else:
+        click.echo("no lock is held or waited for")
 
 
 @inspect.command(short_help="Show one message.")
@@ -309,6 +330,16 @@ def hours_of(series: Series) -> str:
     return f"last two hours: {whole.handled:,} handled, {whole.failed:,} failed; {', '.join(took)}"
 
 
+def stalls_of(stalls: StallReport) -> str:
+    """Return how often a loop was blocked, and when it was last, in one line."""
+    from actorwork.inspection.words import moment
+
+    return (
+        f"its loop was blocked {many(stalls.count, 'time')}, for {length(stalls.seconds)} in all; last for"
+        f" {length(stalls.last)} until {moment(stalls.at)}, in:"
+    )
+
+
 def tables_of(overview: Overview) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
     """Return an overview as tables: title, headings and rows. What is empty is left out."""
     from actorwork.inspection.words import moment, source_in_words
@@ -330,16 +361,6 @@ def tables_of(overview: Overview) -> list[tuple[str, Sequence[str], list[Sequenc
         (
             f"sources{_left_out(overview.sources_left_out)}",
             SOURCES,
-def stalls_of(stalls: StallReport) -> str:
-    """Return how often a loop was blocked, and when it was last, in one line."""
-    from actorwork.inspection.words import moment
-
-    return (
-        f"its loop was blocked {many(stalls.count, 'time')}, for {length(stalls.seconds)} in all; last for"
-        f" {length(stalls.last)} until {moment(stalls.at)}, in:"
-    )
-
-
             [_source_row(one, titles) for one in overview.sources],
         ),
     ]
@@ -429,6 +450,18 @@ def _source_row(source: SourceInfo, titles: Sequence[str] = ()) -> Sequence[str]
         str(len(source.nodes)),
         why if shown == source.name else why.replace(repr(source.name), shown),
     )
+
+
+def _lock_row(one: LockInfo) -> Sequence[str]:
+    from actorwork.inspection.words import moment
+
+    owner = one.owner
+    who = "-" if owner is None else owner.who or "a program"
+    if owner is not None and owner.actor:
+        who = f"{owner.actor}{f' of {owner.message}' if owner.message else ''} on {owner.node_name}"
+    since = "" if owner is None or owner.since is None else moment(owner.since)
+    longest = "" if one.waiting_since is None else moment(one.waiting_since)
+    return (one.name, who, since, f"{one.waiting:,}", longest)
 
 
 def _entity_lines(entities: EntityReport) -> Iterator[str]:

@@ -8,6 +8,7 @@ async with open_client("redis://localhost:6379/0") as client:
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -340,7 +341,8 @@ class Client:
         """Return a lock shared by all nodes, like `Context.lock`."""
         from actorwork.state.lock import Lock  # noqa: PLC0415 - most clients use none
 
-        return Lock(self.broker.values, name, ttl=ttl, random=self._random, waiting=self._sender.driver.waiting)
+        who, waiting = f"{whoami()}, pid {os.getpid()}", self._sender.driver.waiting
+        return Lock(self.broker.values, name, ttl=ttl, random=self._random, waiting=waiting, who=who)
 
 
 def _what(

@@ -5,9 +5,10 @@ A value written under a token leaves its row behind when it is deleted, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from actorwork.abc import VersionedValue
+from actorwork.abc import LockState, VersionedValue
 from actorwork.embedded.asking import Asked
 from actorwork.embedded.store import Store
 from actorwork.errors import LockLost
@@ -105,6 +106,17 @@ class EmbeddedValues:
             return done.rowcount == 1
 
         return await self._change(free)
+
+    async def held_locks(self, most: int) -> Sequence[LockState]:
+        def held(store: Store) -> list[LockState]:
+            rows = store.execute(
+                "select name, owner, token, until from locks where owner is not null and until > ?"
+                " order by until desc limit ?",
+                (store.now, most),
+            )
+            return [LockState(*row) for row in rows.fetchall()]
+
+        return await self._writer.ask(held, writes=False)
 
     async def _change(self, run: Any) -> Any:
         """Run it in a transaction, and raise `LockLost` here: raised inside, it would roll back the others' orders."""

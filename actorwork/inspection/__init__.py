@@ -3,6 +3,7 @@
     inspecting   questions about what runs, and commands to nodes: `Inspection`
     gathering    all reports, read once and put in order
     values       what an inspection returns, and `as_json`
+    locks        the locks that are held or waited for
     metrics      what waits in sources and who reads them, for Prometheus
     scale        how many seconds of work wait, for scalers
     routes       routes of a monitor that ask a broker
@@ -18,6 +19,7 @@ nodes are asked to do.
 from __future__ import annotations
 
 from actorwork.inspection.inspecting import Inspection as Inspection
+from actorwork.inspection.locks import LockInfo as LockInfo, LockOwner as LockOwner
 from actorwork.inspection.values import (
     ActorInfo as ActorInfo,
     Holder as Holder,

@@ -1,7 +1,7 @@
 """Questions about what runs at a broker, and commands to nodes.
 
-    overview, nodes, node, tree, actors, actor, sources, source, message    read reports and the broker
-    stacks, stop, cancel                                                    ask a node, and wait for its answer
+    overview, nodes, node, tree, actors, actor, sources, source, message, locks    read reports and the broker
+    stacks, stop, cancel                                                           ask a node, and wait for its answer
 
 A node answers within a second while its reports are watched, so each question here begins to watch them.
 """
@@ -18,6 +18,7 @@ import attrs
 
 from actorwork.errors import BrokerError
 from actorwork.inspection.gathering import Gathered, gather, info_of, read_nodes
+from actorwork.inspection.locks import LockInfo, held_locks, locks_of
 from actorwork.inspection.states import stalled, together
 from actorwork.inspection.values import (
     ActorInfo,
@@ -203,6 +204,10 @@ class Inspection:
         gathered = await self._gather()
         found = self._source(gathered, (await self._count(gathered, [name]))[name])
         return attrs.evolve(found, minutes=await self._minutes(name, gathered.as_of))
+
+    async def locks(self) -> Sequence[LockInfo]:
+        """Return the locks that are held or waited for: those for which most actors wait first."""
+        return locks_of(await self._gather(), await held_locks(self._broker))
 
     async def message(self, id: str, source: str | None = None) -> MessageView:
         """Return a message by its id. Without a source it is found if it is tracked, or running.

@@ -180,6 +180,7 @@ class Lock:
         random: Random,
         waiting: Waiting,
         user: LockUser | None = None,
+        who: str = "",
     ) -> None:
         check_name("the name of a lock", name)
         ttl = as_seconds(ttl)
@@ -191,6 +192,7 @@ class Lock:
         self._random = random
         self._waiting = waiting
         self._user = user
+        self._who = who
         self._holding: AbstractAsyncContextManager[Held] | None = None
 
     def __repr__(self) -> str:
@@ -226,7 +228,9 @@ class Lock:
         cancelled and raises `LockLost`.
         """
         limit = seconds_of("timeout", timeout)
-        held = Held(self._values, self._name, secrets.token_hex(8), self._ttl, self._waiting)
+        # The broker only compares owners. The rest of the text is for people who look for who has the lock.
+        owner = f"{secrets.token_hex(8)} {self._who}".rstrip()
+        held = Held(self._values, self._name, owner, self._ttl, self._waiting)
         with self._noted() as use:
             try:
                 await self._take(held, limit)

@@ -50,6 +50,7 @@
                                                   read this stream of a priority from now on
     actorwork:shared:<name>                       a shared value, a hash
     actorwork:lock:<name>                         a lock, a hash
+    actorwork:locks                               the names of those that are held, by the time until which they are
     actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
     actorwork:{<source>}:trigger:<id>             a trigger that sends to this source, a hash
     actorwork:triggers                            all of them, a set of source and id
@@ -93,6 +94,7 @@ SENT_AT_ONCE: Final = 500
 """How many steps of a run one script sends; the same number as in `lua/run_book.lua`."""
 PAUSED: Final = "actorwork:paused"
 PAUSES: Final = "actorwork:pauses"
+LOCKS: Final = "actorwork:locks"
 REPORTS: Final = "actorwork:reports"
 WATCHED: Final = "actorwork:watched"
 ASKS: Final = "actorwork:asks"

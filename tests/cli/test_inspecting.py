@@ -14,7 +14,16 @@ from actorwork.cli import output, top
 from actorwork.inspection import inspecting
 from actorwork.message import Envelope
 from actorwork.policy.minutes import ALL, MinuteCounts
-from actorwork.policy.reports import EntityReport, HeldMessage, HotKey, LockReport, NodeReport, PartReport, written
+from actorwork.policy.reports import (
+    EntityReport,
+    HeldMessage,
+    HotKey,
+    LockReport,
+    NodeReport,
+    PartReport,
+    StallReport,
+    written,
+)
 from actorwork.settings import default_source, identity
 from tests.cli.conftest import Shell
 
@@ -70,6 +79,44 @@ def test_a_node_shows_which_locks_its_actors_hold_and_wait_for(shell: Shell):
     shown = shell("inspect", "node", "0123").stdout
     assert "till of m1 holds the lock 'led\\x1bger' for 1m" in shown
     assert "till waits for the lock 'door' for 1h1m" in shown
+
+
+def test_locks_are_listed_with_who_holds_them_and_how_many_wait(shell: Shell):
+    assert shell("inspect", "locks").stdout == "no lock is held or waited for\n"
+
+    async def hold(broker: Broker) -> None:
+        now, _ = await broker.reports.nodes()
+        held = LockReport(name="led\x1bger", actor="till", message="m1", since=now - 90, is_held=True)
+        waits = [LockReport(name=name, actor="till", since=now - 30) for name in ("door", "door", "gate")]
+        await report(broker, locks=(held, *waits))
+        for name, owner in (("led\x1bger", "ab the actor 'till'"), ("door", "cd ann@desk, pid 7"), ("shed", "ef")):
+            assert await broker.values.take_lock(name, owner, 60)
+        assert await broker.values.take_lock("free", "gh", 60)
+        assert await broker.values.free_lock("free", "gh")
+
+    shell.at_broker(hold)
+    _, door, gate, ledger, shed = shell("inspect", "locks").stdout.splitlines()
+    assert door.split("  ")[0] == "door"
+    assert "ann@desk, pid 7" in door
+    assert "  2  " in door
+    assert gate.split()[:2] == ["gate", "-"]
+    assert ledger.startswith("led\\x1bger  till of m1 on h:\\x1b[2J7  ")
+    assert "a program" in shed
+    first = shell.json("inspect", "locks")[0]
+    assert (first["name"], first["owner"]["who"], first["waiting"]) == ("door", "ann@desk, pid 7", 2)
+
+
+def test_a_node_shows_how_often_its_loop_was_blocked_and_where(shell: Shell):
+    stalls = StallReport(
+        count=3, seconds=65.0, at=1_700_000_000.0, last=1.25, stack="a.py:1 in run\nb.py:2 in sp\x1bin"
+    )
+    shell.at_broker(partial(report, stalls=stalls))
+    shown = shell("inspect", "node", "0123").stdout
+    assert (
+        "its loop was blocked 3 times, for 1m5s in all; last for 1.2s until 2023-11-14T22:13:20Z, in:\n"
+        "    a.py:1 in run\n    b.py:2 in sp\\x1bin\n"
+    ) in shown
+    assert shell.json("inspect", "node", "0123")["report"]["stalls"]["count"] == 3
 
 
 def test_each_part_can_be_looked_at(shell: Shell):

@@ -507,7 +507,8 @@ class Context(Neighbours):
         values, services, current = self._values("lock"), self._actor.services, in_flight.get()
         message = current.delivery.id if isinstance(current, InFlight) else ""
         user = LockUser(self._actor.title, message, services.lock_uses)
-        return Lock(values, name, ttl=ttl, random=services.random, waiting=TrioWaiting(), user=user)
+        who = f"the actor {self._actor.title!r}"
+        return Lock(values, name, ttl=ttl, random=services.random, waiting=TrioWaiting(), user=user, who=who)
 
     def _values(self, name: str) -> Values:
         if self._actor.services.values is None:

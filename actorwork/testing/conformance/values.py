@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import trio
 
+from actorwork.abc import ListsLocks
 from actorwork.errors import LockLost
 from actorwork.testing.conformance.contract import ContractTests
 from actorwork.testing.conformance.fake_consumer import (
@@ -119,6 +120,32 @@ class ValueTests(ContractTests):
             second = await other.values.take_lock("door", "ben", 60)
             assert second is not None
             assert second > first
+
+    async def test_the_locks_that_are_held_are_listed_if_the_broker_lists_any(self) -> None:
+        async with self.open_broker() as broker, self.open_broker() as other:
+            if not isinstance(other.values, ListsLocks):
+                return
+            door = await broker.values.take_lock("door", "ann at home", 60)
+            await broker.values.take_lock("wind: <ow>", "ben", 600)
+            await broker.values.take_lock("gate", "ann", 60)
+            assert await broker.values.keep_lock("door", "ann at home", 120)
+            assert await broker.values.free_lock("gate", "ann")
+            await broker.values.take_lock("shed", "ann", 0.1)
+
+            async def is_over() -> bool:
+                return await other.values.take_lock("shed", "ben", 0.1) is not None
+
+            await until(is_over, "the lock to run out")
+            assert isinstance(other.values, ListsLocks)
+            first, second, *_ = await other.values.held_locks(10)
+            assert [(one.name, one.owner) for one in (first, second)] == [
+                ("wind: <ow>", "ben"),
+                ("door", "ann at home"),
+            ]
+            assert second.token == door
+            assert 200 < first.until - second.until < 600
+            assert [one.name for one in await other.values.held_locks(1)] == ["wind: <ow>"]
+            assert "gate" not in [one.name for one in await other.values.held_locks(10)]
 
     async def test_a_lock_that_is_not_kept_is_anybodys(self) -> None:
         async with self.open_broker() as broker:

@@ -6,6 +6,7 @@ from typing import Any, Final, cast, get_args
 
 from actorwork.inspection import as_json
 from actorwork.inspection.gathering import Gathered, gather
+from actorwork.inspection.locks import LockInfo, held_locks, locks_of
 from actorwork.inspection.words import moment
 from actorwork.records import Pause, PauseKind
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS
@@ -47,7 +48,7 @@ async def view(sight: Sight) -> dict[str, Any]:
         "pauses_total": len(gathered.pauses),
         "limits": limits[:MOST_LIMITS],
         "limits_total": len(limits),
-        "locks": _locks(gathered)[:MOST_LIMITS],
+        "locks": [_lock_in_json(one) for one in locks_of(gathered, await held_locks(sight.broker))[:MOST_LIMITS]],
         "actors": sorted(known)[:MOST_NAMES],
         "sources": shared_sources(known)[:MOST_NAMES],
     }
@@ -71,23 +72,13 @@ def _limits(gathered: Gathered) -> list[dict[str, Any]]:
     return [{**one, "until": None if one["until"] is None else moment(one["until"])} for one in several]
 
 
-def _locks(gathered: Gathered) -> list[dict[str, Any]]:
-    """Return the locks that actors hold or wait for, with their owners; those for which most wait first."""
-    found: dict[str, dict[str, Any]] = {}
-    for node in gathered.nodes:
-        for use in () if node.report is None else node.report.locks:
-            facts = found.setdefault(use.name, {"name": use.name, "owner": None, "waiting": 0, "waiting_since": None})
-            if use.is_held:
-                facts["owner"] = {**as_json(use), "since": moment(use.since), "node": node.id, "node_name": node.name}
-            else:
-                facts["waiting"] += 1
-                first = facts["waiting_since"]
-                facts["waiting_since"] = use.since if first is None else min(first, use.since)
-    several = sorted(found.values(), key=lambda one: (-one["waiting"], one["name"]))
-    return [
-        {**one, "waiting_since": None if one["waiting_since"] is None else moment(one["waiting_since"])}
-        for one in several
-    ]
+def _lock_in_json(one: LockInfo) -> dict[str, Any]:
+    facts: dict[str, Any] = as_json(one)
+    for times in (facts, facts["owner"] or {}):
+        for name in ("since", "until", "waiting_since"):
+            if times.get(name) is not None:
+                times[name] = moment(times[name])
+    return facts
 
 
 def _what(form: Form) -> tuple[PauseKind, str]:
