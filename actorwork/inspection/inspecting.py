@@ -388,6 +388,7 @@ class Inspection:
             restarts=sum(place.part.restarts for place in places),
             hold_ups=tuple(hold_up for place in places for hold_up in place.part.hold_ups),
             backlog=sum(one.backlog for one in counted),
+            dead=sum(one.dead for one in counted),
             pause=_pause(gathered.pauses, "actor", title),
             why=idle.of_actor(title, counted, gathered.pauses, places, is_whole=gathered.is_whole),
             entities=together([one.part.entities for one in places if one.part.entities is not None]),
@@ -452,7 +453,9 @@ def of_each_kind(problems: Sequence[Problem], limit: int) -> list[Problem]:
 
 
 def _problems(gathered: Gathered, actors: Sequence[ActorInfo], sources: Sequence[SourceInfo]) -> list[Problem]:
-    found = [Problem(kind="node", name=node.name, text=node.problem) for node in gathered.nodes if node.problem]
+    found = [
+        Problem(kind="node", name=node.name, text=node.problem, node=node.id) for node in gathered.nodes if node.problem
+    ]
     reporting = {node.id for node in gathered.nodes}
     found += [
         Problem(kind="node", name=f"{part.title} ({part.pid})", text="it has not reported itself so far")

@@ -94,6 +94,8 @@ class ActorInfo(Value):
     hold_ups: tuple[HoldUp, ...] = ()
     backlog: int = 0
     """Messages of its sources that are ready or in flight."""
+    dead: int = 0
+    """Dead letters of its sources, also those of other actors that read them."""
     pause: Pause | None = None
     why: Reason | None = None
     entities: EntityReport | None = None
@@ -128,11 +130,15 @@ class SourceInfo(Value):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Problem(Value):
-    """What needs a person: `kind` is `node`, `actor`, `source` or `dead letters`, and `name` says which."""
+    """What needs a person: `kind` is `node`, `actor`, `source` or `dead letters`, and `name` says which.
+
+    `node` is the id of a node that reports itself.
+    """
 
     kind: str
     name: str
     text: str
+    node: str = ""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -12,6 +12,7 @@ import httpx
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.message import Envelope, Failure
+from actorwork.policy.reports import NodeReport, written
 from actorwork.policy.settlement import Fail
 from actorwork.records import DeadLetter
 from actorwork.state.known_actors import enter_actors
@@ -71,6 +72,16 @@ async def visit(
 async def enter(broker: Broker, actors: Mapping[str, Sequence[str]]) -> None:
     """Have these actors run, as far as the broker knows."""
     await enter_actors(broker.values, actors, time.time())
+
+
+async def report(broker: Broker, number: int, **facts: Any) -> None:
+    """Have a node report itself; its id is the number."""
+    now, _ = await broker.reports.nodes()
+    host = f"host{number}"
+    found = NodeReport(
+        **{"name": f"{host}:1", "host": host, "pid": 1, "version": "1", "started": now, "at": now, "lease": 10, **facts}
+    )
+    await broker.reports.write(f"{number:032x}", written(found), now=now, ttl=600)
 
 
 async def bury(

@@ -224,6 +224,32 @@ def test_a_page_follows_what_happens_elsewhere(shop: str, chromium: Any):
         watching.get_by_text("stocktaking").wait_for(state="detached")
 
 
+def test_a_page_that_is_hidden_asks_for_nothing_and_follows_again_once_it_is_seen(shop: str, chromium: Any):
+    hide = """is => {
+        Object.defineProperty(document, "hidden", { get: () => is, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    asked: list[str] = []
+    with window(chromium) as watching, window(chromium) as acting:
+        watching.goto(f"{shop}/pauses")
+        watching.locator("#live[data-state=live]").wait_for()
+        watching.evaluate(hide, True)
+        watching.locator("#live[data-state=paused]").wait_for()
+        watching.on("request", lambda request: asked.append(str(request)))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+        acting.goto(f"{shop}/sources")
+        acting.get_by_role("button", name="Pause orders").click()
+        acting.locator("dialog input").fill("unseen")
+        acting.locator("dialog input").press("Enter")
+        acting.get_by_role("button", name="Resume orders").wait_for()
+        assert watching.get_by_text("unseen").count() == 0
+        assert asked == []
+        watching.evaluate(hide, False)
+        watching.get_by_text("unseen").wait_for()
+        acting.get_by_role("button", name="Resume orders").click()
+        acting.locator("dialog button.main").click()
+        watching.get_by_text("unseen").wait_for(state="detached")
+
+
 def test_an_update_leaves_what_stays_and_the_focus_where_they_are(shop: str, chromium: Any):
     with window(chromium) as page:
         page.goto(f"{shop}/sources")

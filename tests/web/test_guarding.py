@@ -9,13 +9,24 @@ import trio
 from starlette.requests import Request
 
 from actorwork.errors import SettingsError
+from actorwork.policy.reports import (
+    EntityReport,
+    HeldMessage,
+    HoldUp,
+    HotKey,
+    LockReport,
+    PartReport,
+    StallReport,
+)
+from actorwork.policy.runs.values import Plan, StepPlan
+from actorwork.records import TriggerDefinition
 from actorwork.web import dashboard
 from actorwork.web.access import PERMISSIONS, Access, Passwords, Token, TrustedHeader
 from actorwork.web.dashboard import ACTIONS, PAGES, Dashboard, app
 from actorwork.web.guarding import LARGEST_BODY
 from actorwork.web.serving import check_place, place_of
 
-from .conftest import ODD, bury, enter, visit
+from .conftest import ODD, bury, enter, report, visit
 
 JSON = {"content-type": "application/json"}
 SAME = {"sec-fetch-site": "same-origin"}
@@ -260,6 +271,36 @@ def test_a_public_place_wants_users():
             place_of(wrong)
 
 
+_HELD = HeldMessage(what=ODD, since=1.0, source=ODD, key=ODD)
+_ODD_ACTOR = PartReport(
+    title=ODD,
+    sources=("orders",),
+    handling=1,
+    in_hand=(_HELD,),
+    hold_ups=(HoldUp(kind=ODD, name=ODD, waiting=1),),
+    entities=EntityReport(stalled=1, stalled_keys=(ODD,), hot=(HotKey(key=ODD, count=3),)),
+)
+ODD_REPORT: dict[str, Any] = {
+    "name": ODD,
+    "version": ODD,
+    "process": ODD,
+    "pauses": (ODD,),
+    "counters": {ODD: 1},
+    "locks": (LockReport(name=ODD, actor=ODD, message=ODD, since=1.0, is_held=True),),
+    "stalls": StallReport(count=1, seconds=1.0, at=1.0, last=1.0, stack=ODD),
+    "tree": PartReport(title="root", kind="one_for_one", children=(_ODD_ACTOR,)),
+}
+ODD_TRIGGER = TriggerDefinition(
+    source="orders",
+    id="0123456789abcdef",
+    actor=ODD,
+    title=ODD,
+    schedule='{"every": 60}',
+    data=b"{}",
+    details={"description": ODD},
+)
+
+
 async def test_no_name_breaks_out_of_a_page():
     async with visit() as guest:
         await enter(guest.broker, {ODD: [f"worker:{'a' * 16}:source"]})
@@ -267,6 +308,10 @@ async def test_no_name_breaks_out_of_a_page():
         await guest.broker.pauses.pause("actor", ODD, reason=ODD, by=ODD)
         await guest.broker.audit.append(ODD, ODD, who=ODD, reason=ODD)
         (letter,) = await guest.broker.dead_letters.list("orders")
+        await report(guest.broker, 1, **ODD_REPORT)
+        await guest.broker.triggers.register("orders", [ODD_TRIGGER])
+        steps = (StepPlan(name=ODD, kind="signal"),)
+        await guest.broker.runs.start(Plan(id="odd", home="h", steps=steps, result=("0",), title=ODD))
         pages: Sequence[tuple[str, dict[str, Any]]] = [
             *((path, {}) for path in PAGES if path not in ("/run", "/dead/letter")),
             ("/dead/letter", {"source": "orders", "entry": letter.entry}),
@@ -275,6 +320,11 @@ async def test_no_name_breaks_out_of_a_page():
             ("/dead/letters", {"text": ODD}),
             ("/message", {"id": ODD}),
             ("/run", {"id": ODD}),
+            ("/run", {"id": "odd"}),
+            ("/node", {"id": f"{1:032x}"}),
+            ("/source", {"name": "orders"}),
+            ("/trigger", {"actor": ODD, "title": ODD}),
+            ("/entities", {"actor": ODD}),
             ("/runs", {"status": ODD}),
             (f"/{ODD}", {}),
         ]

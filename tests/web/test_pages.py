@@ -1,6 +1,7 @@
 """Pages and their JSON, and what can be done from them."""
 
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -14,13 +15,14 @@ import trio
 
 from actorwork.actors.actor import Actor
 from actorwork.actors.handlers.table import receive
+from actorwork.clients.identity import whoami
 from actorwork.clients.opening import open_client
 from actorwork.clients.runs import Run
 from actorwork.errors import MessageFailed
 from actorwork.inspection.words import moment
 from actorwork.message import Envelope, Unique
 from actorwork.policy.minutes import ALL, MinuteCounts
-from actorwork.policy.reports import HoldUp, NodeReport, PartReport, written
+from actorwork.policy.reports import HoldUp, PartReport, StallReport
 from actorwork.policy.runs.values import Plan, StepPlan
 from actorwork.records import TriggerDefinition
 from actorwork.runtime.system import System, open_system
@@ -31,7 +33,7 @@ from actorwork.web.masking import MASK, Masking
 from actorwork.web.pages import flows
 from actorwork.workflows import Flow, group, step
 
-from .conftest import Visitor, bury, enter, visit
+from .conftest import Visitor, bury, enter, report, visit
 
 NIGHTLY = TriggerDefinition(
     source="worker:shop:source",
@@ -47,7 +49,7 @@ NIGHTLY = TriggerDefinition(
 async def test_every_page_is_there_with_nothing_in_it_and_has_its_twin():
     async with visit() as guest:
         for path in PAGES:
-            if path in ("/run", "/dead/letter", "/node", "/node/stacks", "/entity", "/source", "/trigger"):
+            if path in ("/run", "/dead/letter", "/node", "/node/stacks", "/entity", "/source", "/trigger", "/actor"):
                 await guest.page(path, 400)
                 continue
             assert "<h1>" in await guest.page(path)
@@ -95,15 +97,31 @@ async def test_the_overview_shows_eight_problems_at_first_and_the_last_hour():
         assert "Megabytes: 0 in the last 60 minutes" in page
 
 
+async def test_a_node_whose_loop_was_blocked_says_how_often_and_where():
+    async with visit() as guest:
+        await report(guest.broker, 0)
+        page = await guest.page(f"/node?id={0:032x}")
+        assert "<dt>Loop stalls</dt><dd>0</dd>" in page
+        assert "was blocked last" not in page
+        stack = "a.py:1 in run\nb.py:2 in <spin>"
+        await report(guest.broker, 1, stalls=StallReport(count=1200, seconds=800.0, at=1e9, last=2.5, stack=stack))
+        page = await guest.page(f"/node?id={1:032x}")
+        assert "<dt>Loop stalls</dt><dd>1,200 <small>13 min in all</small></dd>" in page
+        assert "for 2.5 s until" in page
+        assert '<pre tabindex="0">a.py:1 in run\nb.py:2 in &lt;spin&gt;</pre>' in page
+        assert '<span class="note">1,200 stalls</span>' in await guest.page("/nodes")
+        await report(guest.broker, 2, state="blocked", loop_lag=20.0, blocked=stack)
+        page = await guest.page(f"/node?id={2:032x}")
+        assert "its loop has been blocked for 20 s in b.py:2 in &lt;spin&gt;" in page
+        assert "Where its loop is blocked" in page
+        facts = await guest.json("/node", id=f"{1:032x}")
+        assert facts["report"]["stalls"] == {"count": 1200, "seconds": 800, "at": 1e9, "last": 2.5, "stack": stack}
+
+
 async def test_a_hundred_lost_nodes_leave_room_for_the_other_problems():
     async with visit() as guest:
-        now, _ = await guest.broker.reports.nodes()
         for number in range(120):
-            report = NodeReport(
-                name=f"host{number}:1", host="h", pid=1, version="1", started=now, at=now, lease=10, blocked="at rest"
-            )
-            report = attrs.evolve(report, state="blocked")
-            await guest.broker.reports.write(f"{number:032x}", written(report), now=now, ttl=600)
+            await report(guest.broker, number, state="blocked", blocked="at rest")
         await bury(guest.broker, "orders", {"a": 1})
         await enter(guest.broker, {"till": ["orders"]})
         facts = await guest.json("/overview")
@@ -112,6 +130,8 @@ async def test_a_hundred_lost_nodes_leave_room_for_the_other_problems():
         page = await guest.page("/overview")
         assert "<summary>92 more</summary>" in page
         assert page.index("1 dead letter") < page.index("92 more")
+        # Whatever there is: problems and rows are bounded.
+        assert len(page.encode()) < 300_000
 
 
 async def test_a_page_is_drawn_as_the_whole_and_again_as_its_middle():
@@ -183,7 +203,9 @@ async def test_a_node_is_shown_with_its_tree_its_messages_and_its_stacks():
         assert (overview["handling"], len(overview["nodes"])) == (1, 1)
         message = await guest.json("/messages/stuck", source="letters")
         assert (message["holder"]["actor"], message["why"]["code"]) == ("clerk", "working")
-        assert "Running in clerk" in await guest.page("/message?id=stuck&source=letters")
+        assert 'Running in <a href="/actor?title=clerk">clerk</a>' in await guest.page(
+            "/message?id=stuck&source=letters"
+        )
         stacks = await guest.json(f"/nodes/{node['id']}/stacks")
         assert any("sleep_forever" in line for stack in stacks["stacks"] for line in stack["lines"])
         assert "sleep_forever" in await guest.page(f"/node/stacks?id={node['id']}")
@@ -194,6 +216,36 @@ async def test_a_node_is_shown_with_its_tree_its_messages_and_its_stacks():
         await guest.do("/nodes/cancel", node=node["id"], source="letters", message="stuck")
         while handled(await guest.json(f"/nodes/{node['id']}")):  # noqa: ASYNC110 - as above
             await trio.sleep(0.05)
+
+
+async def test_an_actor_is_shown_on_all_nodes_with_what_it_handles():
+    async with visit_with_a_node() as (guest, _):
+        await guest.broker.publish([Envelope("letters", "stuck", b'{"to": "nobody"}')])
+        with trio.fail_after(60):
+            while not (await guest.json("/actor", title="clerk"))["in_hand"]:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+        facts = await guest.json("/actor", title="clerk")
+        (held,) = facts["in_hand"]
+        assert (held["message"]["what"], facts["handling"], facts["states"]) == ("stuck", 1, {"running": 1})
+        page = await guest.page("/actor?title=clerk")
+        assert "/message?id=stuck&amp;source=letters" in page
+        assert 'aria-label="Cancel stuck"' in page
+        assert 'aria-current="page">Actors' in page
+        assert '<a href="/actor?title=clerk">clerk</a>' in await guest.page("/actors")
+        assert '<a href="/actor?title=clerk">clerk</a>' in await guest.page("/overview")
+        await guest.do("/nodes/cancel", node=held["node"], source=held["message"]["source"], message="stuck")
+        await guest.do("/pauses/pause", kind="actor", name="clerk")
+        page = await guest.page("/actor?title=clerk")
+        assert "<b>Paused</b>" in page
+        assert 'aria-label="Resume clerk"' in page
+        await bury(guest.broker, "letters", {"a": 1})
+        assert (await guest.json("/actor", title="clerk"))["dead"] == 1
+        assert "no actor 'clrek' runs" in (await guest.json("/actor", 404, title="clrek"))["error"]
+    async with visit() as guest:
+        await enter(guest.broker, {"till": ["orders"]})
+        page = await guest.page("/actor?title=till")
+        assert "No node that reports runs it." in page
+        assert "None of its messages runs now." in page
 
 
 async def test_a_node_is_stopped():
@@ -500,7 +552,7 @@ async def test_a_lock_is_listed_with_its_owner_and_those_that_wait_for_it():
         open_system(Ledger, broker=guest.broker, grace=0.1) as system,
         open_client(guest.broker) as client,
     ):
-        assert "No actor uses one now" in await guest.page("/pauses")
+        assert "None is held now" in await guest.page("/pauses")
         for name in ("one", "two"):
             await client.ref(Ledger).submit({"amount": 1}, id=name)
         found: list[Any] = []
@@ -516,6 +568,18 @@ async def test_a_lock_is_listed_with_its_owner_and_those_that_wait_for_it():
         page = await guest.page("/pauses")
         assert "&lt;books&gt;" in page
         assert f"/message?id={owner['message']}" in page
+
+
+async def test_a_lock_of_a_program_that_is_no_node_is_listed_with_that_program():
+    async with visit() as guest, open_client(guest.broker) as client, client.lock("<door>"):
+        (lock,) = (await guest.json("/pauses"))["locks"]
+        assert (lock["name"], lock["waiting"], lock["owner"]["who"]) == ("<door>", 0, f"{whoami()}, pid {os.getpid()}")
+        assert lock["owner"]["since"] <= lock["owner"]["until"]
+        page = await guest.page("/pauses")
+        assert "&lt;door&gt;" in page
+        assert f"{whoami()}, pid {os.getpid()}" in page
+    async with visit() as guest:
+        assert (await guest.json("/pauses"))["locks"] == []
 
 
 async def test_a_trigger_of_an_actor_that_runs_is_on():
@@ -534,17 +598,7 @@ async def test_what_limits_and_open_circuits_hold_back_is_listed_together_over_a
             circuit = HoldUp(kind="circuit", name="<smtp>", waiting=1, until=now + 90)
             rate = HoldUp(kind="rate", name="mails", waiting=waiting, until=until)
             held = (rate, circuit) if number == 0 else (rate,)
-            report = NodeReport(
-                name=f"host{number}:1",
-                host=f"host{number}",
-                pid=1,
-                version="1",
-                started=now,
-                at=now,
-                lease=10,
-                tree=PartReport(title="mailer", hold_ups=held),
-            )
-            await guest.broker.reports.write(f"{number:032x}", written(report), now=now, ttl=600)
+            await report(guest.broker, number, tree=PartReport(title="mailer", hold_ups=held))
         first, second = (await guest.json("/pauses"))["limits"]
         assert (first["actor"], first["kind"], first["name"], first["waiting"], first["nodes"]) == (
             "mailer", "rate", "mails", 7, 2,
@@ -658,11 +712,16 @@ async def test_a_viewer_has_no_steps_to_choose():
 
 
 async def test_a_large_run_shows_the_steps_that_failed_first(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(flows, "MOST_STEPS", 3)
+    monkeypatch.setattr(flows, "SHOWN_STEPS", 3)
     async with visit_with_a_failed_run() as (guest, _):
         shown = (await guest.json("/run", id="pages"))["steps"]
         assert [one["can_retry"] for one in shown] == [True, True, False]
-        assert "3 of 5 steps are shown" in await guest.page("/run?id=pages")
+        page = await guest.page("/run?id=pages")
+        assert "3 of 5 steps are shown" in page
+        assert '<a href="/run?id=pages&amp;limit=500">show all</a>' in page
+        whole = (await guest.json("/run", id="pages", limit="500"))["steps"]
+        assert [one["number"] for one in whole] == list(range(5))
+        assert "steps are shown" not in await guest.page("/run?id=pages&limit=500")
 
 
 async def test_an_error_page_shows_its_user_and_where_it_is():
@@ -831,21 +890,10 @@ async def test_a_message_is_sent():
 
 async def test_the_trees_of_many_programs_are_shown_a_page_after_another():
     async with visit() as guest:
-        now, _ = await guest.broker.reports.nodes()
         for number in range(45):
             children = tuple(PartReport(title=f"actor {actor}") for actor in range(10))
             root = PartReport(title="root", kind="one_for_one", children=children)
-            report = NodeReport(
-                name=f"host{number}:1",
-                host=f"host{number}",
-                pid=1,
-                version="1",
-                started=now,
-                at=now,
-                lease=10,
-                tree=root,
-            )
-            await guest.broker.reports.write(f"{number:032x}", written(report), now=now, ttl=600)
+            await report(guest.broker, number, tree=root)
         names: list[str] = []
         facts: dict[str, Any] = {}
         first, page = 1, ""

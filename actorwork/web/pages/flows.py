@@ -12,13 +12,15 @@ from actorwork.errors import CodecError
 from actorwork.inspection.flows import in_json, step_in_json, waits_for
 from actorwork.policy.runs.choosing import can_retry, to_retry
 from actorwork.policy.runs.drawing import svg
-from actorwork.policy.runs.values import RunInfo, StepInfo
+from actorwork.policy.runs.values import RunInfo, Status, StepInfo
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
 STATUSES: Final = ("STARTED", "PAUSED", "HELD", "SUCCESS", "FAILURE", "CANCELLED")
 MOST: Final = 3000
+SHOWN_STEPS: Final = 60
+"""Steps on a page that does not ask for more: those that have failed come first, then those that run."""
 MOST_STEPS: Final = 500
-"""Steps on a page; of a larger run those that have failed come first."""
+_RUNNING: Final = (Status.STARTED, Status.RECEIVED, Status.RETRY)
 
 
 async def view(sight: Sight) -> dict[str, Any]:
@@ -53,6 +55,7 @@ async def _find(sight: Sight, run: str) -> RunInfo:
 async def view_one(sight: Sight) -> dict[str, Any]:
     """Show one run: its steps, its graph, what it waits for, its result."""
     info = await _find(sight, sight.needed("id"))
+    limit = sight.number("limit", SHOWN_STEPS, most=MOST_STEPS)
     steps = await sight.broker.runs.steps(info.id)
     facts = in_json(info)
     if sight.access.may("see_payloads"):
@@ -63,17 +66,19 @@ async def view_one(sight: Sight) -> dict[str, Any]:
         "is_over": info.status.is_final,
         "waits": await waits_for(sight.broker, info, steps),
         "signals": list(info.waits_for),
-        "steps": [step_in_json(one) | {"can_retry": can_retry(one)} for one in _shown(steps)],
+        "steps": [step_in_json(one) | {"can_retry": can_retry(one)} for one in _shown(steps, limit)],
         "steps_total": len(steps),
         "steps_to_retry": sum(map(can_retry, steps)),
+        "limit": limit,
+        "most": MOST_STEPS,
         "graph": svg(info, steps, is_styled=False),
     }
 
 
-def _shown(steps: Sequence[StepInfo]) -> Sequence[StepInfo]:
-    if len(steps) <= MOST_STEPS:
+def _shown(steps: Sequence[StepInfo], limit: int) -> Sequence[StepInfo]:
+    if len(steps) <= limit:
         return steps
-    return sorted(steps, key=lambda one: (not can_retry(one), one.number))[:MOST_STEPS]
+    return sorted(steps, key=lambda one: (not can_retry(one), one.status not in _RUNNING, one.number))[:limit]
 
 
 def _named(info: RunInfo) -> str:

@@ -161,6 +161,22 @@ async def view_actors(sight: Sight) -> dict[str, Any]:
     }
 
 
+async def view_actor(sight: Sight) -> dict[str, Any]:
+    """Show one actor on all nodes: what it is handling, what it reads, and why nothing happens."""
+    title = sight.needed("title")
+    try:
+        found = await inspection_of(sight).actor(title)
+    except LookupError as error:
+        raise not_found(str(error)) from None
+    facts: dict[str, Any] = as_json(found)
+    labels = {source: source_in_words(source, [title]) for source in found.sources}
+    facts["labelled"] = [{"name": name, "label": label} for name, label in labels.items()]
+    for one in facts["in_hand"]:
+        one["label"] = labels.get(one["message"]["source"], one["message"]["source"])
+    facts["triggers"] = sum(one.definition.actor == title for one in await sight.broker.triggers.list())
+    return facts
+
+
 def _rows(part: PartReport, node: str, depth: int = 0, path: str = "") -> Iterator[dict[str, Any]]:
     """Yield a part and all below it, each with its depth, for a list that is indented."""
     here = part.node or node
@@ -280,6 +296,7 @@ PAGES = (
     Page("/node", "Node", "node.html", view_node),
     Page("/node/stacks", "Stacks", "stacks.html", view_stacks, permission="take_stack", is_live=False),
     Page("/actors", "Actors", "actors.html", view_actors),
+    Page("/actor", "Actor", "actor.html", view_actor),
     Page("/sources", "Sources", "sources.html", view_sources),
     Page("/source", "Source", "source.html", view_source),
 )
