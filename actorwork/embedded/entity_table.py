@@ -94,7 +94,7 @@ class EntityTable:
         now = self._transaction.now
         expires = None if change.ttl is None else now + change.ttl
         state = (change.version + 1, change.data, now, by, node, change.schema, change.stamp)
-        marks = self._marks(place) if change.version else b""
+        marks, has_past = self._marks(place) if change.version else (b"", True)
         if change.mark:
             marks = with_mark(marks, change.mark)
         self._execute(
@@ -102,10 +102,10 @@ class EntityTable:
             " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*place, *state, marks, expires),
         )
-        if change.version == 0:
-            # What is left of a state that has expired, and whose versions began anew.
-            self._execute("delete from pasts where source = ? and grp = ? and key = ?", place)
         kept = change.history
+        if has_past and (kept == 0 or change.version == 0):
+            # What is left of a state that has expired, and whose versions began anew; or no change is kept any more.
+            self._execute("delete from pasts where source = ? and grp = ? and key = ?", place)
         if kept is None:
             listed = "select count(*) from pasts where source = ? and grp = ? and key = ?"
             kept = max(LISTED, self._execute(listed, place).fetchone()[0])
@@ -120,9 +120,15 @@ class EntityTable:
                 (*place, *place, kept),
             )
 
-    def _marks(self, place: tuple[int, str, str]) -> bytes:
-        row = self._execute("select marks from entities where source = ? and grp = ? and key = ?", place).fetchone()
-        return row[0] if row is not None and isinstance(row[0], bytes) else b""
+    def _marks(self, place: tuple[int, str, str]) -> tuple[bytes, bool]:
+        """Return the marks of a state, and whether changes of it are listed."""
+        row = self._execute(
+            "select marks, exists (select 1 from pasts p where p.source = e.source and p.grp = e.grp and p.key = e.key)"
+            " from entities e where source = ? and grp = ? and key = ?",
+            place,
+        ).fetchone()
+        marks, has_past = row or (b"", False)
+        return marks if isinstance(marks, bytes) else b"", bool(has_past)
 
     def forget(self, source: int, group: str, key: str) -> None:
         for table in ("entities", "pasts"):

@@ -358,8 +358,11 @@ class Store:
                 found.append(row[0])
         return max(0.0, self.now - min(found)) if found else None
 
-    def prune(self) -> None:
-        """Delete what has expired: outcomes, replies that were not fetched, ids a day after their messages."""
+    def prune(self) -> bool:
+        """Delete what has expired: outcomes, replies that were not fetched, ids a day after their messages.
+
+        Return whether there is more: of the states of entities no more than `MANY` go at once.
+        """
         now = self.now
         self.outcomes.prune()
         self.states.prune()
@@ -367,7 +370,9 @@ class Store:
         if self._execute("select exists (select 1 from runs where expires <= ?)", (now,)).fetchone()[0]:
             self.runs.prune()
         self._execute("delete from shared where expires <= ? and (fence = 0 or expires <= ?)", (now, now - FENCE_KEPT))
-        for state in self._execute("select source, grp, key from entities where expires <= ?", (now,)).fetchall():
+        expired = "select source, grp, key from entities where expires <= ? limit ?"
+        states = self._execute(expired, (now, MANY)).fetchall()
+        for state in states:
             self.entities.forget(*state)
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self.leases.prune()
@@ -379,6 +384,7 @@ class Store:
         for source, born in oldest:
             self._execute("update seen set alive = ? where source = ? and touched >= ?", (now, source, born))
         self._execute("delete from seen where touched < ? and alive < ?", (now - DAY, now - DAY))
+        return len(states) == MANY
 
 
 def _row_of(source: int, one: EnvelopeRow, now: float) -> tuple[Any, ...]:

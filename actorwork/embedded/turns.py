@@ -43,6 +43,7 @@ TRY_AGAIN: Final = 1.0
 COMPLAIN_EVERY: Final = 5.0
 FIRST_PRUNE: Final = 60.0
 PRUNE_EVERY: Final = 3600.0
+PRUNE_AGAIN: Final = 1.0
 _BEFORE_COMMIT: Final = failpoint("commit.before")
 _AFTER_COMMIT: Final = failpoint("commit.after")
 _BEFORE_STATE: Final = failpoint("state.before")
@@ -276,8 +277,7 @@ class Turns:
         self.counts["settlements"] += count
         if due.promotes:
             store.promote()
-        if due.prunes:
-            store.prune()
+        has_more = due.prunes and store.prune()
         store.join()
         # All of this may have brought something to read. Channels that are not marked as ready now stay unread until
         # another entry comes.
@@ -315,7 +315,7 @@ class Turns:
             self._next_due = min(self._next_due, next_due)
         self.leases.renewed(due.late, now)
         if due.prunes:
-            self._prune_at = now + PRUNE_EVERY
+            self._prune_at = now + (PRUNE_AGAIN if has_more else PRUNE_EVERY)
         notifications.extend(settled)
         for reply in here:
             # Again: its client may have left while the transaction was open.

@@ -9,6 +9,8 @@
     actorwork:{<source>}:waiting                  their fields
     actorwork:{<source>}:entity:<group>:<key>     the state of an entity, a hash (lua/entities.lua)
     actorwork:{<source>}:entities:<group>         the keys that have one, by when it changed last
+    actorwork:{<source>}:expiring:<group>         those whose states have a ttl, by when they are gone
+    actorwork:{<source>}:waits:<key>              what a handler of a key waits for, a hash (lua/waits.lua)
     actorwork:{<source>}:past:<group>:<key>       its last changes, a stream
     actorwork:{<source>}:unique:<key>             the message that has a unique key
     actorwork:{<source>}:delayed                  delayed messages: members by the time they are due
@@ -185,6 +187,10 @@ def entity(source: str, group: str, key: str) -> str:
 
 def entities(source: str, group: str) -> str:
     return f"{prefix(source)}entities:{group}"
+
+
+def expiring(source: str, group: str) -> str:
+    return f"{prefix(source)}expiring:{group}"
 
 
 def past(source: str, group: str, key: str) -> str:

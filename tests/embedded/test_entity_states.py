@@ -1,6 +1,7 @@
 """What users do to the states of entities in the embedded store: by the commands for it, and by hand."""
 
 import math
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
@@ -9,8 +10,11 @@ import trio
 import trio.testing
 
 from actorwork import Entity, Settings, receive
+from actorwork.embedded.broker import open_broker
 from actorwork.embedded.entities import EmbeddedEntities
+from actorwork.embedded.store import MANY, Store
 from actorwork.events import EntityStalled
+from actorwork.policy.entities import StateChange
 from actorwork.testing import open_test_system
 from tests.protocol.models import EmbeddedWorld
 
@@ -37,6 +41,30 @@ async def test_a_state_that_is_put_is_kept_for_as_long_as_before_unless_its_user
         assert await put(b"7") == 4
     finally:
         world.close()
+
+
+async def test_states_that_have_expired_are_deleted_a_thousand_at_once(tmp_path: Path) -> None:
+    async with open_broker(f"sqlite:///{tmp_path / 'x.db'}", emit=lambda _: None) as broker:
+
+        def fill(store: Store) -> None:
+            number = store.source("orders")
+            for key in range(MANY + 5):
+                change = StateChange(version=0, data=b"1", stamp="1", ttl=10.0 if key else None, history=1)
+                store.entities.change(number, "group", str(key), change, by="", node="")
+
+        async def prune() -> tuple[bool, int, int]:
+            def run(store: Store) -> tuple[bool, int, int]:
+                store.transaction.now += 20
+                has_more = store.prune()
+                (left,) = store.execute("select count(*) from entities").fetchone()
+                (past,) = store.execute("select count(*) from pasts").fetchone()
+                return has_more, left, past
+
+            return await broker._writer.ask(run)
+
+        await broker._writer.ask(fill)
+        assert await prune() == (True, 5, 5)
+        assert await prune() == (False, 1, 1)
 
 
 @attrs.define

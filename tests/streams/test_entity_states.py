@@ -1,6 +1,7 @@
 """What users do to the states of entities at Redis: by the commands for it, and by hand."""
 
 import math
+import time
 from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any, Final
@@ -14,6 +15,7 @@ from actorwork import BrokerError, CodecError, Entities, Entity, Settings, open_
 from actorwork.events import EntityStalled, Event
 from actorwork.streams import keys
 from actorwork.streams.broker import open_broker
+from actorwork.testing.conformance import open_consumer, until
 from actorwork.testing.redis_server import RedisServer
 from tests.patience import PATIENCE
 
@@ -62,6 +64,54 @@ async def test_a_state_that_is_put_is_kept_for_as_long_as_before_unless_its_user
         assert (server.pttl(state), server.pttl(past)) == (-1, -1)
         await entities.put("orders", "group", KEY, b"6", history=None)
         assert (server.pttl(state), server.pttl(past)) == (-1, -1)
+
+
+async def test_states_that_expire_leave_the_list_without_any_further_message(server: Any, redis_url: str) -> None:
+    async with open_broker(redis_url, emit=lambda _: None) as broker:
+        entities = broker.entities
+        listed, expiring = keys.entities("orders", "first"), keys.expiring("orders", "first")
+
+        async def put(name: str, **more: Any) -> None:
+            await entities.put("orders", "first", name, b"1", **more)
+
+        for number in range(250):  # More than leave at once.
+            await put(f"gone {number}", ttl=0.001)
+        await put("stays", ttl=3600)
+        await put("for ever", ttl=3600)
+        await put("for ever", ttl=math.inf)
+        await put("forgotten", ttl=3600)
+        assert await entities.forget("orders", "first", "forgotten")
+        await put("longer", ttl=0.001)
+        server.set(keys.entity("orders", "first", "longer"), "by hand", ex=3600)
+        await put("kept", ttl=0.001)
+        server.set(keys.entity("orders", "first", "kept"), "by hand")
+        assert server.zcard(listed) == 254
+        assert server.zrange(keys.expiring("orders", "another"), 0, -1) == []
+        async with open_consumer(broker, "orders"):
+
+            async def are_gone() -> bool:
+                return bool(server.zcard(listed) == 4 and server.zcard(expiring) == 2)
+
+            await until(are_gone, "the tender to sweep")
+            assert set(server.zrange(listed, 0, -1)) == {b"stays", b"for ever", b"longer", b"kept"}
+            assert set(server.zrange(expiring, 0, -1)) == {b"stays", b"longer"}
+            for score in server.zmscore(expiring, ["stays", "longer"]):
+                assert score > time.time() * 1000 + 1_800_000
+
+
+async def test_nothing_is_left_of_a_state_that_has_expired(server: Any, redis_url: str) -> None:
+    """Its changes were listed before it was given a ttl, and none is when it is."""
+    async with open_broker(redis_url, emit=lambda _: None) as broker, open_consumer(broker, "orders"):
+        await broker.entities.put("orders", "first", KEY, b"1", history=5)
+        assert server.exists(keys.past("orders", "first", KEY))
+        await broker.entities.put("orders", "first", KEY, b"2", ttl=0.001)
+        names = [keys.entity("orders", "first", KEY), keys.past("orders", "first", KEY)]
+        names += [keys.entities("orders", "first"), keys.expiring("orders", "first")]
+
+        async def is_gone() -> bool:
+            return bool(server.exists(*names) == 0)
+
+        await until(is_gone, "everything of the state to go")
 
 
 GARBAGE: Final[dict[str, dict[str, str | bytes] | str]] = {

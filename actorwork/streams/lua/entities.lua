@@ -3,27 +3,30 @@
 --   entity:<group>:<key>    a hash: v (version, the number of commits), data (JSON), s (schema), at (ms), by (the message whose
 --                           settlement has committed it, or a user), node, n (a stamp that no other commit has),
 --                           m (the marks of the last messages that have changed it, of 8 bytes each, the newest one last),
---                           t (the ttl in ms, if it has one)
+--                           t (the ttl in ms, if it has one), h (1 if there is a stream of its last changes)
 --   entities:<group>        the keys that have a state, by when it changed last (ms): for lists
+--   expiring:<group>        those of them that have a ttl, by when the state is gone (ms): maintain.lua takes them off the list
 --   past:<group>:<key>      the last changes, a stream with the same fields
 --
 -- A settlement that changes a state names the version that its handler ran on. If the state has another one by now, because a
 -- user has put it or the server has lost the last writes, nothing of the settlement may take effect: its deliveries were
 -- handled on what is not there any more.
 --
--- The hash decides; list and past are for people. So a user who may not write these, or finds other types there, commits all
+-- The hash decides; lists and past are for people. So a user who may not write these, or finds other types there, commits all
 -- the same.
 --
+-- The past of a state never outlives it: it has the ttl of the state, and goes with the first change of which none is kept.
+--
 -- Cost: a read and a write; one ZADD for all that a script changes; with a history an XADD, with a ttl a PEXPIRE of each of
--- the two, and a look at the oldest of the list.
+-- the two, and another ZADD for all.
 
 local entities = {}
 
 do
-  local SWEPT = 10
   local MARKS, LISTED = 64 * 8, 20 -- As in policy/entities.py.
-  local state, marks, ttl_before = nil, nil, nil -- The key, and more, of the state whose version was looked at last.
-  local listed, now, now_text = {}, nil, nil -- What is to be added to the list, and the time of the script.
+  -- The key, and more, of the state whose version was looked at last.
+  local state, marks, ttl_before, has_past = nil, nil, nil, nil
+  local listed, expiring, now, now_text = {}, {}, nil, nil -- What is to be added to the lists, and the time of the script.
   local near = nil -- How the keys of states begin: a script is about one source and group.
 
   local function state_of(prefix, group, key)
@@ -45,11 +48,11 @@ do
   -- The version that a state has, as text; or nil and an error.
   function entities.version(prefix, group, key)
     state = state_of(prefix, group, key)
-    local found = redis.pcall('HMGET', state, 'v', 'm', 't')
+    local found = redis.pcall('HMGET', state, 'v', 'm', 't', 'h')
     if found.err then
       return nil, found.err
     end
-    marks, ttl_before = found[2] or '', found[3]
+    marks, ttl_before, has_past = found[2] or '', found[3], found[4]
     return found[1] or '0'
   end
 
@@ -62,14 +65,13 @@ do
     return version ~= expected and 'STALE ' .. version or nil
   end
 
-  -- Removes those from the list whose states have expired, the oldest first.
-  local function sweep(prefix, group, before)
-    local list = prefix .. 'entities:' .. group
-    local old = redis.pcall('ZRANGEBYSCORE', list, '-inf', before, 'LIMIT', 0, SWEPT)
-    for _, key in ipairs(old.err and {} or old) do
-      if redis.call('EXISTS', state_of(prefix, group, key)) == 0 then
-        redis.pcall('ZREM', list, key)
-      end
+  local function add(list, scores)
+    local pairs_of = {}
+    for key, at in pairs(scores) do
+      pairs_of[#pairs_of + 1], pairs_of[#pairs_of + 2] = at, key
+    end
+    if #pairs_of > 0 then
+      redis.pcall('ZADD', list, unpack(pairs_of))
     end
   end
 
@@ -77,18 +79,14 @@ do
     redis.call('DEL', state_of(prefix, group, key))
     redis.pcall('DEL', prefix .. 'past:' .. group .. ':' .. key)
     redis.pcall('ZREM', prefix .. 'entities:' .. group, key)
-    listed[key] = nil
+    redis.pcall('ZREM', prefix .. 'expiring:' .. group, key)
+    listed[key], expiring[key] = nil, nil
   end
 
-  -- Adds the keys that this script has changed to the list. Called once, at the end of a script.
+  -- Adds the keys that this script has changed to the lists. Called once, at the end of a script.
   function entities.list(prefix, group)
-    local pairs_of = {}
-    for key, at in pairs(listed) do
-      pairs_of[#pairs_of + 1], pairs_of[#pairs_of + 2] = at, key
-    end
-    if #pairs_of > 0 then
-      redis.pcall('ZADD', prefix .. 'entities:' .. group, unpack(pairs_of))
-    end
+    add(prefix .. 'entities:' .. group, listed)
+    add(prefix .. 'expiring:' .. group, expiring)
   end
 
   -- Changes the state of the key whose version was looked at last: the version before, stamp, schema, ttl in ms ('' for none,
@@ -119,13 +117,22 @@ do
       if ttl ~= ttl_before then
         redis.call('HSET', state, 't', ttl)
       end
+      expiring[key] = whole(now + ttl + 1) -- A key is there for the whole of its last millisecond.
     elseif ttl_before then
       redis.call('PERSIST', state)
       redis.call('HDEL', state, 't')
+      redis.pcall('ZREM', prefix .. 'expiring:' .. group, key)
+      expiring[key] = nil
     end
     listed[key] = now_text
     if kept ~= '0' then
       local past = prefix .. 'past:' .. group .. ':' .. key
+      if before == '0' then
+        redis.pcall('DEL', past) -- What is left of a state that was deleted by hand.
+      end
+      if not has_past then
+        redis.call('HSET', state, 'h', '1')
+      end
       if kept == '' then
         local listed_now = redis.pcall('XLEN', past)
         kept = type(listed_now) == 'number' and math.max(LISTED, listed_now) or LISTED
@@ -137,9 +144,9 @@ do
       elseif ttl_before then
         redis.pcall('PERSIST', past)
       end
-    end
-    if ttl ~= '' then
-      sweep(prefix, group, whole(now - ttl))
+    elseif has_past then
+      redis.pcall('DEL', prefix .. 'past:' .. group .. ':' .. key)
+      redis.call('HDEL', state, 'h')
     end
   end
 end

@@ -38,10 +38,10 @@
 -- One node does this for all of a group, about once a second (look.lua). If it leaves something that it may not take, has no
 -- room for, or cannot do, it does not note that the source is maintained, so all others see it, too.
 --
--- Cost, for each stream: one XPENDING, one EXISTS for each other node that has something pending, and one ZRANGEBYSCORE and
--- SMEMBERS for each source. All consumers are looked at to remove those of dead nodes, every few seconds, and less often if
+-- Cost, for each stream: one XPENDING, one EXISTS for each other node that has something pending, and two ZRANGEBYSCORE and
+-- an SMEMBERS for each source. All consumers are looked at to remove those of dead nodes, every few seconds, and less often if
 -- they are many (`remove_dead`); and every few seconds the entries (`sweep`). The script blocks the server, so every part
--- is bounded (PROMOTED_AT_ONCE, KEYS_AT_ONCE, SWEPT_AT_ONCE, PAGE, and the room in the mailboxes); what is left is done by
+-- is bounded (PROMOTED_AT_ONCE, EXPIRED_AT_ONCE, KEYS_AT_ONCE, SWEPT_AT_ONCE, PAGE, and the room in the mailboxes); what is left is done by
 -- the next call.
 
 local group, consumer, leases, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -50,6 +50,7 @@ local limit, alone_from, actor = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 local suspects = tonumber(ARGV[10])
 local most_dead, dead_for, is_told = ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV] == '1'
 local PROMOTED_AT_ONCE = 500
+local EXPIRED_AT_ONCE = 100
 local KEYS_AT_ONCE = 100
 local PAGE = 1000
 local SWEEP_EVERY = 5000 -- ms
@@ -124,6 +125,32 @@ local function promote(prefix)
     return math.max(0, math.ceil(tonumber(soonest[2])) - now)
   end
   return -1
+end
+
+-- Takes the entities off the list whose states have expired (entities.lua); returns whether there are more.
+local function unlist_expired(prefix)
+  local list, expiring = prefix .. 'entities:' .. group, prefix .. 'expiring:' .. group
+  local due = redis.pcall('ZRANGEBYSCORE', expiring, '-inf', whole(now), 'LIMIT', 0, EXPIRED_AT_ONCE)
+  if due.err or #due == 0 then
+    return false
+  end
+  local gone, done = {}, {}
+  for _, key in ipairs(due) do
+    local left = redis.pcall('PTTL', prefix .. 'entity:' .. group .. ':' .. key)
+    if left == -2 then
+      gone[#gone + 1] = key
+    end
+    if left == -2 or left == -1 then
+      done[#done + 1] = key
+    elseif type(left) == 'number' then -- It was given more time by hand.
+      redis.pcall('ZADD', expiring, whole(now + left + 1), key)
+    end
+  end
+  if #gone > 0 then
+    redis.pcall('ZREM', list, unpack(gone))
+  end
+  local taken = #done > 0 and redis.pcall('ZREM', expiring, unpack(done))
+  return #due == EXPIRED_AT_ONCE and type(taken) == 'number' and taken > 0
 end
 
 -- The group that is maintained. What it has pending is as before this script took anything over.
@@ -516,7 +543,7 @@ for s = 2, #KEYS do
     if next_due < 0 or (next_run >= 0 and next_run < next_due) then
       next_due = next_run
     end
-    due_in = due_in == 0 and 0 or next_due
+    due_in = (due_in == 0 or unlist_expired(prefix)) and 0 or next_due
     levels = redis.call('SMEMBERS', prefix .. 'priorities')
     local is_healing = cursor ~= '' and source.is_turn
     cancelled = cancelled_in(prefix, is_healing)

@@ -193,6 +193,42 @@ class EntityTests(ContractTests):
             await consumer.settle(await consumer.take_one(), Ack(state=_change(0, b"3")))
             assert await _state(broker) == (1, b"3")
 
+    async def test_the_past_of_a_state_goes_when_none_is_kept_any_more(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            entities = broker.entities
+
+            async def versions() -> list[int]:
+                return [one.version for one in await entities.history("orders", "first", KEY)]
+
+            await broker.publish(_keyed("1", "2", "3", "4"))
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(0, b"1", history=3)))
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(1, b"2", history=3)))
+            assert await versions() == [2, 1]
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(2, b"3")))
+            assert await versions() == []
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(3, b"4", history=3)))
+            assert await versions() == [4]
+
+    async def test_the_past_of_a_state_does_not_outlive_it_if_it_is_given_a_ttl_later(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await broker.publish([*_keyed("1", "2"), *_keyed("3", "4", key="another")])
+            ttl = {"1": None, "2": 0.05, "3": None, "4": 0.05}
+            history = {"1": 3, "2": 3, "3": 3, "4": 0}
+            for _ in range(4):
+                delivery = await consumer.take_one()
+                version = 0 if ttl[delivery.id] is None else 1
+                change = _change(version, b"1", ttl=ttl[delivery.id], history=history[delivery.id])
+                await consumer.settle(delivery, Ack(state=change))
+            for key in (KEY, "another"):
+
+                async def is_gone(key: str = key) -> bool:
+                    return await _state(broker, key) is None
+
+                await until(is_gone, "the state to expire")
+                assert await broker.entities.history("orders", "first", key) == []
+                assert await broker.entities.put("orders", "first", key, b"2", history=3) == 1
+                assert [one.version for one in await broker.entities.history("orders", "first", key)] == [1]
+
     async def test_a_state_knows_the_last_messages_that_have_changed_it(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             entities = broker.entities
