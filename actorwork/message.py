@@ -68,6 +68,8 @@ FAILED: Final = "actorwork-failed"
 """Header: the failure by which the message has become a dead letter; the delivery is for the actor's hook `failed`."""
 FLOW: Final = "actorwork-flow"
 """Header: the step of a run that the message is, as `home/run/number`: the settlement ends the step as well."""
+RUN_SECRET: Final = "actorwork-run-secret"  # noqa: S105 - the name of a header
+"""Header: what tells a run from others that have had its id, in the messages of its steps at the embedded broker."""
 PREVIOUS_SPAN: Final = "actorwork-previous-span"
 """Header: the span of the attempt before this one, as a W3C `traceparent`, if that attempt was traced."""
 CHAIN: Final = "actorwork-chain"

@@ -9,7 +9,7 @@ from typing import Final
 from actorwork.embedded.rows import ReplyAddress, outcome_columns, outcome_from
 from actorwork.embedded.states import StateTable
 from actorwork.embedded.transaction import StepEnd, Transaction
-from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, Json, Outcome, is_tracked
+from actorwork.message import FLOW, REPLY_TO, RESULT_TTL, RUN_SECRET, Json, Outcome, is_tracked
 
 HOUR: Final = 3600.0
 
@@ -26,8 +26,11 @@ class Outcomes:
     def answer(self, source: int, name: str, id: str, headers: Mapping[str, Json], outcome: Outcome) -> None:
         """Store an outcome, send it to its sender, and note the end of a step: each if the headers ask for it.
 
-        Of several groups the first ends the life of a message: an outcome that comes later is not stored.
+        Of several groups the first ends the life of a message: an outcome that comes later is not stored. One of a step
+        of a run that was forgotten, while another one has its id, is only sent.
         """
+        if self.is_of_former_run(headers):
+            headers = {name: value for name, value in headers.items() if name == REPLY_TO}
         ttl = headers.get(RESULT_TTL)
         is_first = not is_tracked(headers) or self._states.finish(source, name, id, outcome)
         if isinstance(ttl, (int, float)) and ttl > 0 and is_first:
@@ -41,6 +44,20 @@ class Outcomes:
             self._transaction.replies.append((address, name, id, outcome))
         if FLOW in headers:
             self._transaction.step_ends.append(StepEnd(headers[FLOW], id, outcome))
+
+    def is_of_former_run(self, headers: Mapping[str, Json]) -> bool:
+        """Whether a message is a step of a run that was forgotten, and whose id another run has by now."""
+        secret = headers.get(RUN_SECRET)
+        if secret is None:
+            return False
+        # Imported here: most programs have no runs.
+        from actorwork.policy.runs.values import read_step_header  # noqa: PLC0415
+
+        step = read_step_header(headers.get(FLOW))
+        if step is None or not isinstance(secret, str):
+            return False
+        found = self._execute("select secret from runs where run = ?", (step[1],)).fetchone()
+        return found is not None and found[0] != secret
 
     def post(self, replies: Iterable[ReplyAddress]) -> None:
         """Store replies for other processes, which fetch them."""

@@ -15,7 +15,7 @@ import attrs
 
 from actorwork.embedded.rows import EnvelopeRow, OptionalFields
 from actorwork.embedded.transaction import Transaction
-from actorwork.message import FLOW, Failure, Json, Outcome, Priority
+from actorwork.message import FLOW, RUN_SECRET, Failure, Json, Outcome, Priority
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import (
     ON_ERROR,
@@ -78,14 +78,14 @@ class RunBook:
         self._execute = transaction.execute
         self._outlets = outlets
         self._run = run
-        status, self.home, self.total, holds, rest, keep_for = self._execute(
-            "select status, home, total, holds, rest, ttl from runs where run = ?", (run,)
+        status, self.home, self.total, holds, rest, keep_for, self.secret = self._execute(
+            "select status, home, total, holds, rest, ttl, secret from runs where run = ?", (run,)
         ).fetchone()
         self.status = Status(status)
         self.holds = bool(holds)
         self._rest = rest
         self._rows = StepRows(self._execute, run)
-        self._messages = StepMessages(self._rows, outlets, self.home, keep_for)
+        self._messages = StepMessages(self._rows, outlets, self.home, keep_for, self.secret)
 
     def __repr__(self) -> str:
         return f"<RunBook {self._run} {self.status}>"
@@ -345,10 +345,11 @@ class RunBook:
 class StepMessages:
     """Writes the messages of the steps of one run."""
 
-    def __init__(self, rows: StepRows, outlets: RunOutlets, home: str, keep_for: float) -> None:
+    def __init__(self, rows: StepRows, outlets: RunOutlets, home: str, keep_for: float, secret: str | None) -> None:
         self._rows = rows
         self._outlets = outlets
         self._home = home
+        self._secret = secret
         self._keep_for = keep_for
 
     def __repr__(self) -> str:
@@ -356,6 +357,8 @@ class StepMessages:
 
     def publish(self, plan: StepPlan, number: int, id: str) -> None:
         headers = {**plan.headers, FLOW: step_header(self._home, self._rows.run, number)}
+        if self._secret is not None:  # As in runs that an earlier version has started.
+            headers[RUN_SECRET] = self._secret
         optional = None
         if (plan.key, plan.lifetime, plan.expires, plan.priority) != (None, None, None, Priority.NORMAL):
             optional = OptionalFields(plan.key, plan.priority, plan.expires, plan.lifetime, None)

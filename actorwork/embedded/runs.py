@@ -8,6 +8,7 @@ settlement, its end in the run and the messages that it releases are one.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from actorwork.embedded.run_book import (
 )
 from actorwork.embedded.states import OVER
 from actorwork.embedded.transaction import StepEnd, Transaction
-from actorwork.message import FLOW, Failure, Json
+from actorwork.message import FLOW, RUN_SECRET, Failure, Json
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import (
     MOST_FAILURES,
@@ -77,11 +78,12 @@ class RunTable:
         }
         total = len(plan.steps)
         self._execute(
-            "insert into runs (run, home, title, status, reason, total, open, holds, ttl, deadline, rest, started)"
-            " values (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)",
+            "insert into runs"
+            " (run, home, title, status, reason, total, open, holds, ttl, deadline, rest, started, secret)"
+            " values (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 plan.id, plan.home, plan.title, Status.PENDING, total, total, plan.holds, plan.results_ttl, deadline,
-                json.dumps(rest), now,
+                json.dumps(rest), now, os.urandom(8).hex(),
             ),
         )  # fmt: skip
         steps = [step_values(plan.id, number, step, step_row(step)) for number, step in enumerate(plan.steps)]
@@ -111,6 +113,8 @@ class RunTable:
         home, run, number = read_step_header(heir.headers.get(FLOW)) or ("", "", 0)
         book = self._find(run)
         if book is None or book.home != home or not heir.id.startswith(message_id(run, number)):
+            return True
+        if book.secret != heir.headers.get(RUN_SECRET, book.secret):
             return True
         if book.message_of(number) != heir.id:
             return False

@@ -168,6 +168,8 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("dead", "channel", "integer"),
     ("waits", "gathers", "integer not null default 0"),
     ("runs", "late", "integer not null default 0"),
+    # What tells a run from others that have had its id.
+    ("runs", "secret", "text"),
     # What users have changed by hand, as JSON, and when (triggers.py).
     ("triggers", "changes", "text"),
     ("triggers", "changed", "integer"),

@@ -84,7 +84,7 @@ class Settlements:
         match order.settlement:
             case Ack(result=result, starts=starts, continues=continues, expands=expands):
                 self._transaction.starts.extend(starts)
-                if expands is not None:
+                if expands is not None and not self._outcomes.is_of_former_run(delivery.headers):
                     self._transaction.expansions.append((delivery.id, expands))
                 if continues is None:
                     self.answer(delivery, Outcome("done", b"null" if result is None else result))

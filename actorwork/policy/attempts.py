@@ -18,6 +18,7 @@ from actorwork.message import (
     PREVIOUS_SPAN,
     REPLY_TO,
     RESULT_TTL,
+    RUN_SECRET,
     Delivery,
     Failure,
     Json,
@@ -50,7 +51,7 @@ def headers_of_failure(headers: Mapping[str, Json], failure: Failure, key: str |
 
 def without_questions(headers: Mapping[str, Json]) -> dict[str, Json]:
     """Return the headers without those that ask for an outcome."""
-    return {name: value for name, value in headers.items() if name not in (REPLY_TO, RESULT_TTL, FLOW)}
+    return {name: value for name, value in headers.items() if name not in (REPLY_TO, RESULT_TTL, FLOW, RUN_SECRET)}
 
 
 def headers_of_first_attempt(headers: Mapping[str, Json]) -> dict[str, Json]:

@@ -19,6 +19,7 @@ from actorwork import Actor, MessageFailed, Settings, open_client, open_system, 
 from actorwork.brokers import open_broker
 from actorwork.embedded import turns, writer
 from actorwork.message import Delivery, Failure
+from actorwork.policy.runs.values import Heir, Plan
 from actorwork.policy.settlement import Ack, Fail, Reject, Settlement
 from actorwork.streams.transport.slots import key_slot
 from actorwork.testing import open_test_system
@@ -94,6 +95,40 @@ async def test_two_members_that_fail_on_two_nodes_at_once_ring_one_alarm_that_na
         await stage.client.ref(Clerk).tell(Note("after"))
         assert given(await clerk.take_one()) == {"text": "after"}
         assert await run.status() is Status.FAILURE
+
+
+@pytest.mark.parametrize("how", ["done", "failed", "continued"])
+async def test_a_step_in_flight_of_a_forgotten_run_ends_nothing_of_the_one_that_has_its_id(
+    open_stage: OpenStage, how: str
+) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        former = await stage.client.start(step(Calculator, Square(2)), id="again")
+        late = await hands.take_one()
+        assert await former.cancel()
+        assert await former.forget()
+        run = await stage.client.start(chain(step(Calculator, Square(3)), step(Calculator, Text("end"))), id="again")
+        own = await hands.take_one()
+        assert own.id == late.id
+        receipt = stage.client.receipt(own.id)
+        before = await receipt.info()
+        settlements: dict[str, Settlement] = {"done": Ack(b'"wrong"'), "failed": Fail(FAILURE)}
+        asked = {name: late.headers[name] for name in late.headers if name.startswith("actorwork-")}
+        heir = Heir(source=late.source, id=late.id, headers=asked)
+        plan = Plan(id="child", home=NUMBERS, steps=(), result=('"wrong"',), heir=heir)
+        settlements["continued"] = Ack(None, continues=plan)
+        await hands.settle(late, settlements[how])
+        info = await run.info()
+        assert (info.done, info.failures, info.status) == (0, (), Status.STARTED)
+        after = await receipt.info()
+        assert before is not None
+        assert after is not None
+        assert (after.status, after.failure) == (before.status, None)
+        await hands.settle(own, Ack(b"9"))
+        last = await hands.take_one()
+        assert given(last) == {"value": "end"}
+        await hands.settle(last, Ack(b'"end"'))
+        assert await run.result(timeout=PATIENCE) == "end"
+        assert [one.status for one in await run.steps()] == [Status.SUCCESS] * 2
 
 
 async def test_members_of_several_runs_that_are_settled_at_once_join_each_its_own_run(open_stage: OpenStage) -> None:

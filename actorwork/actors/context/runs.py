@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
 from actorwork.actors.context.publishing import headers_of
 from actorwork.codec import encode_result
 from actorwork.errors import NotRunning
-from actorwork.message import FLOW, GROUP, NO_HEADERS, REPLY_TO, RESULT_TTL, Delivery, Json, is_result_wanted
+from actorwork.message import (
+    FLOW,
+    GROUP,
+    NO_HEADERS,
+    REPLY_TO,
+    RESULT_TTL,
+    RUN_SECRET,
+    Delivery,
+    Json,
+    is_result_wanted,
+)
 from actorwork.policy.runs.values import Expansion, Heir, Plan, read_step_header
 from actorwork.policy.settlement import Ack
 from actorwork.workflows.flow import expansion_of, flow_of
@@ -21,6 +31,8 @@ if TYPE_CHECKING:
     from actorwork.abc import PublishMiddleware
     from actorwork.workflows.flow import Flow
     from actorwork.workflows.steps import Step
+
+_ASKED: Final = (RESULT_TTL, REPLY_TO, FLOW, RUN_SECRET)
 
 
 class Continuation(NamedTuple):
@@ -79,7 +91,7 @@ class StartedRuns:
                     "a step that continues with a flow has not ended yet, and cannot add to its group: call"
                     " context.expand in a handler that returns its result"
                 )
-            asked = {name: delivery.headers[name] for name in (RESULT_TTL, REPLY_TO, FLOW) if name in delivery.headers}
+            asked = {name: delivery.headers[name] for name in _ASKED if name in delivery.headers}
             heir = Heir(source=delivery.source, id=delivery.id, headers=asked)
             return Ack(None, tuple(self._starts), attrs.evolve(value.plan, heir=heir))
         is_wanted = delivery.headers and is_result_wanted(delivery.headers)
