@@ -471,8 +471,17 @@ def _publish(
             from actorwork.policy.entities import stale  # noqa: PLC0415 - rare
 
             return stale(delivery.key, refusal.found)
+    replacing = {row.optional.unique.key for row in rows if _replaces(row, delivery.source)}
+    if replacing:
+        store.settlements.hand_over(delivery, replacing)
     store.publish(rows)
     return True
+
+
+def _replaces(row: EnvelopeRow, source: str) -> bool:
+    """Whether a message is to replace whatever has its unique key at a source."""
+    unique = None if row.optional is None else row.optional.unique
+    return unique is not None and unique.on_conflict == "replace" and row.source == source
 
 
 def _ignore(_: object) -> None:

@@ -7,7 +7,7 @@ if another node has been given the message since.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from actorwork.embedded.dead_letters import DeadLetterTable
 from actorwork.embedded.key_queues import KeyQueues
@@ -149,6 +149,16 @@ class Settlements:
             "select 1 from pending where seq = ? and grp = ? and node = ? and count = ?", token.owned
         ).fetchone()
         return row is not None
+
+    def hand_over(self, delivery: Delivery, uniques: Collection[str]) -> None:
+        """Free the unique key of a delivery that goes on, if it is one of these: a message of its own takes it over.
+
+        After the delivery has ended it would be free, and the message would be kept.
+        """
+        row = self._execute("select uniq from entries where seq = ?", (delivery.token.seq,)).fetchone()
+        if row is not None and row[0] in uniques:
+            self._execute("update entries set uniq = null where seq = ?", (delivery.token.seq,))
+            self._uniques.release(self._sources.number(delivery.source), row[0], delivery.id)
 
     def release(self, delivery: Delivery) -> bool:
         """Release a delivery to its old place, with its count restored; return whether it was still ours."""

@@ -531,6 +531,28 @@ async def test_a_reminder_comes_once_in_its_time_and_may_set_itself_again(mock_c
         assert trio.current_time() == pytest.approx(160, abs=2)
 
 
+async def test_a_reminder_sets_itself_again_in_the_middle_of_its_handler(mock_clock: trio.testing.MockClock):
+    class Checker(Entity[list[str]]):
+        settings = Settings(title="checker")
+
+        @receive
+        async def check(self, *, name: str, breaks: bool = False) -> None:
+            self.state.append(name)
+            self.remind("check", {"name": f"{name}+", "breaks": len(self.state) == 2}, after="1m")
+            await self.commit()
+            if len(self.state) == 4:
+                self.forget_reminder("check")
+            if breaks:
+                raise ValueError("it was set all the same")
+
+    async with open_test_system(Checker) as system:
+        checker = system.client.ref(Checker, key="k")
+        await checker.ask({"name": "a"})
+        await system.drain(scheduled=True)
+        assert (await checker.state()).value == ["a", "a+", "a++", "a+++"]
+        assert len(system.dead_letters) == 1
+
+
 async def test_a_reminder_of_the_same_name_replaces_the_other_and_those_of_other_keys_stay(
     mock_clock: trio.testing.MockClock,
 ):

@@ -9,6 +9,11 @@ appends its id. After every step:
 - a settlement on another version than the state has is neither accepted nor refused: the message is released,
   uncounted, and nothing of it is done.
 
+Some settlements set a reminder of their key: a delayed message with a unique key, which replaces the one before.
+
+- A reminder that was set by an accepted settlement comes, and is accepted once, unless another one has replaced it,
+  wherever it was then: delayed, behind others of its key, or in its stream.
+
 Each node keeps the states that it has loaded and those that it has settled, whether or not the settlement was
 accepted, and asks the broker for what it does not know. So, when a message comes to it:
 
@@ -24,10 +29,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
+from actorwork.embedded.cancellation import Cancellation
 from actorwork.embedded.entities import EmbeddedEntities
 from actorwork.embedded.entity_table import EntityTable
 from actorwork.errors import StateConflict
-from actorwork.message import Delivery, Envelope, Priority
+from actorwork.message import Delivery, Envelope, Priority, Unique
 from actorwork.policy.entities import FoundState, StateChange
 from actorwork.policy.settlement import Ack
 from actorwork.streams import scripts
@@ -45,6 +51,7 @@ from .models import (
     RELEASED,
     SOURCE,
     ClusterWorld,
+    Delayed,
     EmbeddedWorld,
     Ending,
     Hand,
@@ -53,7 +60,7 @@ from .models import (
     Ready,
     RedisWorld,
 )
-from .test_protocol import ProtocolMachine, check_machine, check_mutant, cluster_loop, few, loop, rarely, some
+from .test_protocol import MINUTE, ProtocolMachine, check_machine, check_mutant, cluster_loop, few, loop, rarely, some
 
 __all__ = ["cluster_loop", "loop"]  # Fixtures.
 
@@ -78,12 +85,15 @@ class StateMachine(ProtocolMachine):
         """Of each delivery of a key, the version and the state that its node was given."""
         self.known: dict[tuple[str, str], tuple[str, int, list[str]]] = {}
         """Of each node and key, the state that the node keeps, with its stamp and version."""
+        self.reminders: dict[str, str] = {}
+        """Of each key, its reminder that was set, and has neither ended nor been replaced."""
+        self.reminded = 0
 
     # Of messages that are due at the same minute either may come first, as the milliseconds have it, and how one of
     # them ends depends on its key here. What follows must not depend on it: see `ProtocolMachine.may_send`.
 
     def may_send(self) -> bool:
-        return len(self.sent) < MOST_SENT
+        return len(self.sent) - self.reminded < MOST_SENT
 
     def hold(self, hand: Hand, got: Any) -> None:
         order = {envelope.id: number for number, envelope in enumerate(self.sent)}
@@ -114,9 +124,10 @@ class StateMachine(ProtocolMachine):
         loses=rarely,
         forgets=st.booleans(),
         publishes=st.booleans(),
+        reminds=st.booleans(),
     )
     def settle_with_states(
-        self, who: int, which: list[int], room: int, loses: bool, forgets: bool, publishes: bool
+        self, who: int, which: list[int], room: int, loses: bool, forgets: bool, publishes: bool, reminds: bool = False
     ) -> None:
         """A settlement may bring what its node would read next, if there is room for it."""
         if not any(hand.held for hand in self.hands):
@@ -135,14 +146,19 @@ class StateMachine(ProtocolMachine):
                 self.known[hand.owner, delivery.key] = (stamp, version + 1, state)
                 is_fresh = version == self.versions[delivery.key]
             effects = [Envelope(EFFECTS, f"{delivery.id}/{self.new_id()}", b"{}")] if publishes else []
+            if reminds and delivery.key is not None:
+                effects.append(self.reminder(delivery.key))
             endings.append((delivery, settlement, effects))
             expected.append("fenced" if not self.is_owned(delivery) else "done" if is_fresh else "stale")
         hows, got = self.world.settle_states(hand, endings, room=room, loses=loses)
         assert hows == expected
         for (delivery, settlement, effects), how in zip(endings, expected, strict=True):
             if how == "done":
-                self.apply(delivery, settlement, effects)
+                self.apply(delivery, settlement, [one for one in effects if one.source == EFFECTS])
                 self.commit(delivery)
+                for one in effects:
+                    if one.source == SOURCE:
+                        self.set_reminder(one)
             elif how == "stale":
                 place = self.places[delivery.id]
                 assert isinstance(place, Pending)
@@ -152,6 +168,32 @@ class StateMachine(ProtocolMachine):
             hand.held = [delivery for delivery in hand.held if id(delivery) not in gone]
         given = self.run_ahead(hand, got, room=room, loses=loses)
         assert len(given) <= len(endings)
+
+    def reminder(self, key: str) -> Envelope:
+        unique = Unique(f"reminder:{key}", ttl=86_400, on_conflict="replace")
+        return Envelope(SOURCE, self.new_id(), b"{}", None, {}, delay=MINUTE, key=key, unique=unique)
+
+    def set_reminder(self, reminder: Envelope) -> None:
+        """Note a reminder that an accepted settlement has set. What has set it has left before."""
+        key = str(reminder.key)
+        if former := self.reminders.pop(key, None):
+            if self.places.pop(former) == Ready():
+                self.end(former)
+            else:
+                self.ended.add(former)
+                if former in self.lines.get(key, ()):
+                    self.lines[key].remove(former)
+        self.sent.append(reminder)
+        self.reminded += 1
+        self.keys[reminder.id] = key
+        self.reminders[key] = reminder.id
+        self.places[reminder.id] = Delayed(MINUTE)
+
+    def end(self, name: str) -> None:
+        key = self.keys.get(name)
+        if key is not None and self.reminders.get(key) == name:
+            del self.reminders[key]
+        super().end(name)
 
     def run_ahead(self, hand: Hand, got: Sequence[Delivery], *, room: int, loses: bool) -> list[str]:
         """See that what a settlement has brought was ready, belongs to the node, and was read by no other one."""
@@ -190,6 +232,20 @@ class StateMachine(ProtocolMachine):
             holder = [one for one in self.hands if one.held].index(hand)
             last = range(max(0, len(hand.held) - 4), len(hand.held))
             self.settle_with_states(holder, list(last), room, loses=loses, forgets=forgets, publishes=False)
+
+    # This one brings about, far more often than chance would, that a reminder is set while another one waits.
+
+    @precondition(lambda self: self.may_send())
+    @rule(who=some, key=st.sampled_from(KEYS), is_due=st.booleans(), loses=rarely)
+    def remind_again(self, who: int, key: str, is_due: bool, loses: bool) -> None:
+        if not any(hand.held for hand in self.hands):
+            self.send(count=1, minutes=0, is_numbered=True, key=key, priority=Priority.NORMAL)
+            self.fetch(who, 3, tends=is_due, reads=True, loses=False)
+        elif is_due:
+            self.advance(1)
+            self.fetch(who, 3, tends=True, reads=True, loses=False)
+        if any(hand.held for hand in self.hands):
+            self.settle_with_states(who, [0, 1, 2], 3, loses=loses, forgets=True, publishes=False, reminds=True)
 
     # These two bring about, far more often than chance would, that a settlement comes too late.
 
@@ -346,6 +402,23 @@ MUTANTS = {
     ),
     "an ack of a key that keeps it": ("holds(id, has_key and key,", "holds(id, false,"),
     "a state that is committed twice": ("whole(before + 1)", "whole(before + 2)"),
+    "a reminder beside the one that it replaces": (
+        "wanted.replace and record.place ~= '' and drop(prefix, record.place, 'Cancelled', reason)",
+        "wanted.replace",
+    ),
+    "a reminder that does not replace": (
+        "wanted.replace and record.place ~= '' and drop(prefix, record.place, 'Cancelled', reason)",
+        "false",
+    ),
+    "a reminder that waits for the one that sets it": (
+        "local leaves_first = (key or unique) and published > 0",
+        "local leaves_first = false and published > 0",
+    ),
+    "a reminder before the fence": (
+        "if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif lacking or trouble",
+        "if change and published > 0 and not mine(id, count) then send(prefix, messages, touched) end\n"  # noqa: ISC004
+        "  if settled[id] or not mine(id, count) then\n    fenced[#fenced + 1] = which\n  elseif lacking or trouble",
+    ),
     "a run entry read by another node": (
         "'XREADGROUP', 'GROUP', group, consumer,",
         "'XREADGROUP', 'GROUP', group, 'another',",
@@ -414,6 +487,23 @@ def before_the_fence(table: Any, delivery: Delivery, group: str, change: StateCh
 
 def without_a_state(table: Any, delivery: Delivery, *_: object) -> bool:
     return bool(table._settlements.owns(delivery.token))
+
+
+def beside_the_one_before(*_: object) -> bool:
+    return True
+
+
+def without_replacing(*_: object) -> bool:
+    return False
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mutant", [beside_the_one_before, without_replacing])
+def test_the_model_sees_what_is_wrong_with_the_reminders_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, mutant: Callable[..., bool]
+) -> None:
+    monkeypatch.setattr(Cancellation, "replace", mutant)
+    check_mutant(machine_of(EmbeddedWorld))
 
 
 STORE_MUTANTS: dict[str, Callable[..., bool]] = {

@@ -34,6 +34,9 @@ local function due_ms(due)
   return at, rest
 end
 
+-- The place of the delivery, which stays in flight, for which messages are published: one of them may take over its unique key.
+local handed_over_by = nil
+
 local held_back = 0 -- How many messages this script has delayed: keeps the order of those due in the same millisecond.
 
 local function hold_back(prefix, member, at, rest, fields)
@@ -93,6 +96,9 @@ end
 
 -- Keeps a message with JSON terms. Returns as `keep` does.
 --
+-- A message that a delivery publishes while it goes on takes over its unique key, if it is to replace whatever has that: after the
+-- delivery has ended it would be free, and the message would be kept.
+--
 -- The order matters. The mark is looked at before the unique key: a message that was kept before was accepted then, and a
 -- repeated publish must report the same, whichever message has the key now. The message that is replaced is dropped
 -- before the mark is set, because `drop` may fail (the message is in flight by now), and then nothing may have changed.
@@ -114,7 +120,9 @@ local function keep_on_terms(prefix, mark, offset, terms, first, last, touched)
     local record = unique_record(prefix, unique)
     if record and record.id ~= message_id then
       local reason = 'replaced by ' .. message_id
-      if not (wanted.replace and record.place ~= '' and drop(prefix, record.place, 'Cancelled', reason)) then
+      local is_handed_over = wanted.replace and handed_over_by and #record.places == 1 and record.places[1] == handed_over_by
+      if not is_handed_over
+        and not (wanted.replace and record.place ~= '' and drop(prefix, record.place, 'Cancelled', reason)) then
         return false, nil, record.id
       end
     end

@@ -186,6 +186,7 @@ while i <= last do
       end
     end
     local m = messages
+    handed_over_by = kind == 'keep' and unique and place_at(level, id) or nil
     for _ = 1, published do
       local ending = m + 5 + ARGV[m + 5]
       local _, problem = send(prefix, m, touched)
@@ -195,6 +196,7 @@ while i <= last do
       end
       m = ending + 1
     end
+    handed_over_by = nil
     local place, at, rest
     local has = {}
     -- Cancelled while it was in flight: it is not tried again.

@@ -9,7 +9,7 @@ import pytest
 from actorwork.abc import Broker
 from actorwork.errors import StateConflict
 from actorwork.events import Fenced, StaleState
-from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Outcome, Priority
+from actorwork.message import REPLY_TO, RESULT_TTL, Envelope, Outcome, Priority, Unique
 from actorwork.policy.entities import LISTED, MARKS, EntityInfo, StateChange, mark_of
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry, Settlement
 from actorwork.testing.conformance.contract import ContractTests
@@ -125,6 +125,32 @@ class EntityTests(ContractTests):
             assert await _state(broker) == (3, b"3")
             assert not await node.publish_fenced(subscription, delivery, [], state=_change(3, b"4"))
             assert await _state(broker) == (3, b"3")
+
+    async def test_a_message_that_replaces_takes_over_the_unique_key_of_the_delivery_that_sends_it(
+        self,
+    ) -> None:
+        unique = Unique("u", on_conflict="replace")
+        first = Unique("u", on_conflict="first")
+
+        def sent(id: str, of: Unique = unique, **more: Any) -> Envelope:
+            return Envelope("orders", id, b"1", key=KEY, unique=of, headers={}, **more)
+
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            node, subscription = consumer.node, consumer.subscription
+            await broker.publish([sent("1")])
+            delivery = await consumer.take_one()
+            assert await node.publish_fenced(subscription, delivery, [sent("refused", first)])
+            assert await node.publish_fenced(subscription, delivery, [sent("2", delay=3600)], state=_change(0, b"1"))
+            assert await node.publish_fenced(subscription, delivery, [sent("3", delay=3600)], state=_change(1, b"2"))
+            assert [one.id for one in await broker.delayed.list("orders")] == ["3"], "one has replaced the other"
+            assert await broker.publish([sent("later", first)]) == 0
+            await consumer.settle(delivery, Retry(0, FAILURE))
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(2, b"3")))
+            assert await broker.publish([sent("later still", first)]) == 0, "what has the key now is still there"
+            assert await broker.delayed.cancel("orders", "3")
+            assert await broker.publish([sent("4")]) == 1
+            await consumer.expect_only("4")
+            assert await broker.backlog("orders") == 0
 
     async def test_no_other_end_changes_a_state(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
