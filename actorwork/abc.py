@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from actorwork.policy.minutes import MinuteCounts
     from actorwork.policy.reports import Counts, Found, Mail, StoredReport
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+    from actorwork.policy.waits import KeyWait
     from actorwork.records import (
         AuditEntry,
         DeadLetter,
@@ -773,6 +774,32 @@ class EntityStore(Protocol):
         ...
 
 
+class KeyWaits(Protocol):
+    """Which handlers of keys wait for the replies to messages of other keys (`actorwork.policy.waits`).
+
+    While the broker is unreachable every call waits.
+    """
+
+    async def note(self, delivery: Delivery, wait: KeyWait, *, ttl: float) -> bool:
+        """Note that the handler of a delivery waits, for at most `ttl` seconds; return whether that is noted.
+
+        It is not if the delivery is not its node's any more, or of another broker, or if 16 others of its key are.
+        """
+        ...
+
+    async def forget(self, wait: KeyWait) -> None:
+        """Delete a note. Cancelled or failed: it may be there still, until its time is over."""
+        ...
+
+    async def behind(self, wait: KeyWait) -> Sequence[KeyWait]:
+        """Return what the handler waits for behind whose delivery the message of a wait waits for its turn.
+
+        Nothing if that message does not wait behind others of its key. Of what is returned each delivery is in flight
+        at the node that has noted it.
+        """
+        ...
+
+
 class Audit(Protocol):
     """What users did to the system: the newest 10,000 actions.
 
@@ -1017,6 +1044,9 @@ class Broker(Protocol):
 
     @property
     def entities(self) -> EntityStore: ...
+
+    @property
+    def waits(self) -> KeyWaits: ...
 
     @property
     def reports(self) -> Reports: ...

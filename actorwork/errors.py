@@ -122,9 +122,10 @@ class Deadlock(ActorworkError, RuntimeError):
 
 
 class WouldWaitForItself(Deadlock):
-    """An ask was not sent, since its reply would wait for the handler that asks, or for one that waits for it.
+    """An ask was not sent, or was taken back: it would wait for the handler that asks, or for one that waits for that.
 
-    Messages with the same key are handled one after another; `chain` are the sources and keys that wait.
+    So its message is not handled. Messages with the same key are handled one after another; `chain` are the sources and
+    keys that wait.
     """
 
     def __init__(self, text: str, *, chain: Sequence[str] = ()) -> None:

@@ -6,6 +6,7 @@ driver          what a client asks of the world around it; `on_trio` is that of 
 refs            refs to actors behind a broker
 receipts        receipts for messages that were submitted: their lives and results
 sender          envelopes and ids, and the one place where replies arrive
+circles         finds handlers that wait for one another, for asks that wait for long
 runs            runs of workflows: started, watched, steered
 spool           `Spool` and the task that replays it: messages that wait in a local file
 spooled         the spool's file as the tasks of one process see it

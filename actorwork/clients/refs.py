@@ -86,12 +86,14 @@ class StreamRef(Generic[A_co]):
         """Send a message and return the reply to it.
 
         Raises `MessageRefused` (nothing was sent), `MessageFailed` (with the handler's error), `AskTimeout`,
-        `NotUnique`. After a timeout or a cancellation the message may still be handled.
+        `NotUnique`, and, within a handler of a key, `WouldWaitForItself` (the message is not handled). After a timeout
+        or a cancellation the message may still be handled.
         """
         self._check(message)
         sending, timeout = Sending.of(options) if options else PLAIN, seconds_of("timeout", timeout)
+        chain, asking = asking_for(self.source, sending.key)
         message_id, outcome = await self._sender.ask(
-            repr(self.title), self.source, message, timeout, sending, self._priority, chain_of(self.source, sending.key)
+            repr(self.title), self.source, message, timeout, sending, self._priority, chain, asking
         )
         return reply(outcome, self._reply_type(message), whom=repr(self.title), message_id=message_id)
 
@@ -171,17 +173,19 @@ def declared_result(of: Any) -> Any:
     return handlers_of(of).by_class[message_class].returns
 
 
-def chain_of(source: str, key: str | None) -> list[Json]:
+def asking_for(source: str, key: str | None) -> tuple[list[Json], Delivery | None]:
     """Return the keys that wait for the reply to an ask from within the handler that runs here, if one does.
 
-    Raises `WouldWaitForItself` if the ask is of one of them: messages of one key are handled one after another.
+    With them comes the delivery that is handled, if that has a key as well as what is asked: handlers that ask at the
+    same time may wait for it. Raises `WouldWaitForItself` if the ask is of one of the keys: messages of one key are
+    handled one after another.
     """
     # A program that runs no actors has not imported it, and need not.
     module = sys.modules.get("actorwork.actors.context.in_flight")
     current: Any = None if module is None else module.in_flight.get()
     delivery: Delivery | None = None if current is None else current.delivery
     if delivery is None:
-        return []
+        return [], None
     waiting = delivery.headers.get(CHAIN)
     chain: list[Json] = list(waiting) if isinstance(waiting, list) else []
     if delivery.key is not None:
@@ -193,7 +197,7 @@ def chain_of(source: str, key: str | None) -> list[Json]:
             f" handled one after another, and these wait for the reply: {' → '.join(texts)}. Tell it, and do not wait",
             chain=texts,
         )
-    return chain
+    return chain, delivery if key is not None and delivery.key is not None else None
 
 
 @attrs.frozen(eq=False)

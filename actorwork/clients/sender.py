@@ -13,12 +13,23 @@ from typing import Final, Protocol
 import attrs
 
 from actorwork import codec
-from actorwork.abc import Broker, Meter, PublishMiddleware, SendMiddleware
+from actorwork.abc import Broker, Meter, PendingOutcome, PublishMiddleware, SendMiddleware
 from actorwork.actors.context.publishing import headers_of, passed_through
 from actorwork.clients.driver import Driver, OutOfTime, Reached
 from actorwork.clients.routes import MeteredRoute, PublishRoute
 from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, NotUnique, SettingsError
-from actorwork.message import CHAIN, NO_HEADERS, REPLY_TO, Durability, Envelope, Json, MessageIds, Outcome, Priority
+from actorwork.message import (
+    CHAIN,
+    NO_HEADERS,
+    REPLY_TO,
+    Delivery,
+    Durability,
+    Envelope,
+    Json,
+    MessageIds,
+    Outcome,
+    Priority,
+)
 from actorwork.policy.bounds import takes
 from actorwork.policy.sending import PLAIN, Sending
 from actorwork.settings import SOURCE, SOURCE_IN_WORDS, Source
@@ -34,6 +45,8 @@ class Spool(PublishRoute, Protocol):
     async def wait_turn(self, source: str) -> None: ...
 
 
+FIRST_LOOK: Final = 0.1
+"""Seconds after which an ask of one key by a handler of another looks whether the two wait for each other."""
 _SPOOLED: Final = (
     "durability and spool exclude each other: with a spool, a message counts as sent before the broker has it"
 )
@@ -202,10 +215,12 @@ class Sender:
         sending: Sending,
         priority: Priority,
         chain: list[Json],
+        asking: Delivery | None = None,
     ) -> tuple[str, Outcome]:
         """Send a message, wait for its outcome, return its id and outcome. If cancelled, it may still be handled.
 
-        `chain` are the keys whose handlers wait for the reply.
+        `chain` are the keys whose handlers wait for the reply; `asking` is the delivery whose handler asks, if it has a
+        key, and the message has one.
 
         The message never goes into a spool, where it could outlive the caller, but the call waits for messages of its
         source that are there.
@@ -224,7 +239,9 @@ class Sender:
             try:
                 await self.send_one(envelope, self._direct)
                 self.asked += 1
-                return envelope.id, await waiting.outcome()
+                if asking is None:
+                    return envelope.id, await waiting.outcome()
+                return envelope.id, await self._outcome_for(asking, envelope, waiting, timeout)
             finally:
                 waiting.close()
 
@@ -239,6 +256,29 @@ class Sender:
         if chain and sending.key is not None:
             text += f" Or does a handler of {sending.key!r} ask, too, for what waits for this one ({chain[-1]})?"
         raise AskTimeout(text)
+
+    async def _outcome_for(
+        self, asking: Delivery, envelope: Envelope, waiting: PendingOutcome, timeout: float
+    ) -> Outcome:
+        """Wait for an outcome on behalf of a handler of a key, which other keys may wait for."""
+        try:
+            return await self.driver.within(min(FIRST_LOOK, timeout), waiting.outcome)
+        except OutOfTime:
+            if timeout <= FIRST_LOOK:
+                raise
+        # Imported here: most asks are answered by now.
+        from actorwork.clients.circles import WaitingKey  # noqa: PLC0415
+        from actorwork.policy.waits import KeyWait  # noqa: PLC0415
+
+        wait = KeyWait(
+            source=asking.source,
+            key=asking.key or "",
+            message=envelope.id,
+            to_source=envelope.source,
+            to_key=envelope.key or "",
+        )
+        waiting_key = WaitingKey(self.broker, self.driver, asking, wait)
+        return await waiting_key.outcome(waiting, FIRST_LOOK, timeout - FIRST_LOOK)
 
 
 def source_name(name: str) -> str:

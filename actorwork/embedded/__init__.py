@@ -8,6 +8,8 @@
     triggers       triggers and pauses
     audit          what users did
     purging        drops what of a source no node has been given
+    entities       the states of entities; entity_table has them in SQL
+    waits          which handlers of keys wait for others
     limiter        limits that count for all processes
     diagnosis      what `actorwork doctor` finds out about a file
     replies        where outcomes arrive in this process

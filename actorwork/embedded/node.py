@@ -471,17 +471,17 @@ def _publish(
             from actorwork.policy.entities import stale  # noqa: PLC0415 - rare
 
             return stale(delivery.key, refusal.found)
-    replacing = {row.optional.unique.key for row in rows if _replaces(row, delivery.source)}
+    replacing = {key for row in rows if (key := _replaced(row, delivery.source)) is not None}
     if replacing:
         store.settlements.hand_over(delivery, replacing)
     store.publish(rows)
     return True
 
 
-def _replaces(row: EnvelopeRow, source: str) -> bool:
-    """Whether a message is to replace whatever has its unique key at a source."""
+def _replaced(row: EnvelopeRow, source: str) -> str | None:
+    """Return the unique key of a message that is to replace whatever has it at a source."""
     unique = None if row.optional is None else row.optional.unique
-    return unique is not None and unique.on_conflict == "replace" and row.source == source
+    return unique.key if unique is not None and unique.on_conflict == "replace" and row.source == source else None
 
 
 def _ignore(_: object) -> None:

@@ -148,6 +148,11 @@ SCHEMA: Final = (
         source integer not null, grp text not null, key text not null, version integer not null, data blob not null,
         at real not null, author text not null, node text not null, schema integer not null, stamp text not null,
         primary key (source, grp, key, version)) without rowid""",
+    # Which handlers of keys wait for others (waits.py): the delivery that asks, and what it asks whom.
+    """create table if not exists key_waits (
+        source integer not null, key text not null, message text not null, to_source text not null,
+        to_key text not null, seq integer not null, grp integer not null, node integer not null,
+        count integer not null, until real not null, primary key (source, key, message)) without rowid""",
     # Limits over all processes (limiter.py).
     "create table if not exists rates (name text primary key, tat real not null) without rowid",
     "create index if not exists rates_by_tat on rates (tat)",

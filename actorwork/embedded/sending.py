@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from actorwork.embedded.minutes import EmbeddedMinutes
     from actorwork.embedded.purging import EmbeddedPurging
     from actorwork.embedded.reports import EmbeddedCommands, EmbeddedReports
+    from actorwork.embedded.waits import EmbeddedWaits
     from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
     from actorwork.records import DeadLetter, Delayed, MessageInfo, TrackedMessage
     from actorwork.state.shards import StoredShards
@@ -91,6 +92,13 @@ class EmbeddedSending:
         from actorwork.embedded.entities import EmbeddedEntities  # noqa: PLC0415
 
         return EmbeddedEntities(self._asked)
+
+    @property
+    def waits(self) -> EmbeddedWaits:
+        # Imported here: few handlers ask for long.
+        from actorwork.embedded.waits import EmbeddedWaits  # noqa: PLC0415
+
+        return EmbeddedWaits(self._asked)
 
     @property
     def purging(self) -> EmbeddedPurging:

@@ -374,6 +374,7 @@ class Store:
         states = self._execute(expired, (now, MANY)).fetchall()
         for state in states:
             self.entities.forget(*state)
+        self._execute("delete from key_waits where until <= ?", (now,))
         self._execute("delete from locks where until <= ?", (now - FENCE_KEPT,))
         self.leases.prune()
         # One row of `seen` holds many ids. It is kept as long as its source holds any message that is as old.

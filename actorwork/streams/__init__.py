@@ -9,6 +9,7 @@ Read top-down, as the layers contract has it:
     replies.py      where outcomes arrive
     dead_letters.py, delayed.py, diagnosis.py       for people: list, replay, cancel, examine
     script_limits.py                                what diagnosis.py says of scripts
+    entities.py, waits.py                           states of entities, and which keys wait for which
     values.py, limiter.py, triggers.py, pauses.py   state that nodes share: values and locks, limits, triggers, pauses
     audit.py        what users did
     purging.py      drops what of a source no node has been given

@@ -94,6 +94,7 @@ FIRE: Final = _PartedScript("fire", *_KEEPING)
 PAUSE: Final = _PartedScript("pause", "clock")
 ENTITY: Final = _PartedScript("entity", "clock", "entities")
 LOAD_STATES: Final = _PartedScript("load_states")
+WAITS: Final = _PartedScript("waits", "clock")
 
 LIST_DELAYED: Final = _PartedScript("list_delayed")
 CANCEL: Final = _PartedScript("cancel", *_JOINING)

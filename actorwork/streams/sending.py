@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from actorwork.streams.reports import RedisCommands, RedisReports
     from actorwork.streams.runs import RedisRuns
     from actorwork.streams.states import RedisStates
+    from actorwork.streams.waits import RedisWaits
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -119,6 +120,13 @@ class RedisSending:
         from actorwork.streams.entities import RedisEntities  # noqa: PLC0415
 
         return RedisEntities(self._commands)
+
+    @property
+    def waits(self) -> RedisWaits:
+        # Imported here: few handlers ask for long.
+        from actorwork.streams.waits import RedisWaits  # noqa: PLC0415
+
+        return RedisWaits(self._commands)
 
     @property
     def purging(self) -> RedisPurging:

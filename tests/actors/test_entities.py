@@ -1,6 +1,6 @@
 """An entity has one instance for every key, and its state is committed with the message that changed it, or not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -477,18 +477,119 @@ async def test_an_ask_that_would_wait_for_itself_raises_at_once(mock_clock: trio
         assert caught.value.type == WouldWaitForItself.__name__
 
 
-async def test_two_that_ask_each_other_at_once_time_out_with_a_hint(mock_clock: trio.testing.MockClock):
-    class Rival(Entity[int]):
-        settings = Settings(title="rival", concurrency=4)
+class Rival(Entity[int]):
+    settings = Settings(title="rival", concurrency=8)
+
+    @receive
+    async def call(self, *, after: float = 0, others: Sequence[str] = (), stay: float = 0) -> str:
+        await trio.sleep(after)
+        async with trio.open_nursery() as nursery:
+            for other in others:
+                nursery.start_soon(self.ask, other)
+        await trio.sleep(stay)
+        return self.key
+
+    async def ask(self, other: str) -> None:
+        await self.context.client.ref(Rival, key=other).ask({}, timeout=600)
+
+
+async def ends_of(system: Any, calls: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Have keys ask others at the same time; return what is known of the error of each key, "" for none."""
+    receipts = {
+        key: await system.client.ref(Rival, key=key).submit({"after": 1, "others": list(others)})
+        for key, others in calls.items()
+    }
+    found: dict[str, str] = {}
+    for key, receipt in receipts.items():
+        try:
+            assert await receipt.result(timeout=1000) == key
+            found[key] = ""
+        except MessageFailed as error:
+            found[key] = f"{error.type} {error.reason}"
+    return found
+
+
+@pytest.mark.parametrize("length", [2, 3, 7])
+async def test_of_those_that_ask_each_other_at_the_same_time_one_is_told_soon_and_the_others_go_on(
+    length: int, mock_clock: trio.testing.MockClock
+):
+    names = "abcdefg"[:length]
+    async with open_test_system(Rival) as system:
+        found = await ends_of(system, {key: names[(at + 1) % length] for at, key in enumerate(names)})
+        (failed,) = [text for text in found.values() if text]
+        assert "WouldWaitForItself" in failed
+        assert failed.count("→") == length
+        assert trio.current_time() < 30, "long before any ask times out"
+        assert await system.broker._writer.ask(lambda store: store.execute("select * from key_waits").fetchall()) == []
+
+
+async def test_circles_that_share_a_key_are_told_one_by_one(mock_clock: trio.testing.MockClock):
+    async with open_test_system(Rival) as system:
+        found = await ends_of(system, {"a": "bc", "b": "a", "c": "a", "d": "a"})
+        assert found["d"] == ""
+        assert any("WouldWaitForItself" in text for text in found.values())
+        assert trio.current_time() < 60
+
+
+async def test_none_is_told_that_waits_for_others_without_a_circle(mock_clock: trio.testing.MockClock):
+    async with open_test_system(Rival) as system:
+        busy = await system.client.ref(Rival, key="z").submit({"stay": 50})
+        found = await ends_of(system, {"a": "bcz", "b": "cz", "c": "z", "d": "abc"})
+        assert found == dict.fromkeys("abcd", "")
+        assert await busy.result() == "z"
+
+
+async def test_one_whose_ask_was_answered_waits_for_nobody_any_more(mock_clock: trio.testing.MockClock):
+    """It asks for long, and stays in its handler for long after; meanwhile the one that it has asked asks it."""
+    async with open_test_system(Rival) as system:
+        ann, ben = (system.client.ref(Rival, key=key) for key in ("ann", "ben"))
+        first = await ben.submit({"stay": 5})
+        asks = await ann.submit({"others": ["ben"], "stay": 60})
+        await trio.sleep(1)
+        second = await ben.submit({"others": ["ann"]})
+        assert [await one.result(timeout=1000) for one in (first, asks, second)] == ["ben", "ann", "ben"]
+
+
+async def test_one_that_gives_an_ask_up_waits_for_nobody_any_more(mock_clock: trio.testing.MockClock):
+    class Hasty(Entity[int]):
+        settings = Settings(title="hasty", concurrency=8)
 
         @receive
-        async def call(self, *, other: str = "") -> None:
+        async def call(self, *, other: str = "", wait: float = 600, stay: float = 0) -> str:
             if other:
-                await trio.sleep(1)
-                await self.context.client.ref(Rival, key=other).ask({}, timeout=10)
+                with trio.move_on_after(wait):
+                    await self.context.client.ref(Hasty, key=other).ask({}, timeout=600)
+            await trio.sleep(stay)
+            return self.key
 
-    async with open_test_system(Rival) as system:
-        receipts = [await system.client.ref(Rival, key=key).submit({"other": other}) for key, other in ("ab", "ba")]
+    async with open_test_system(Hasty) as system:
+        ann, ben = (system.client.ref(Hasty, key=key) for key in ("ann", "ben"))
+        first = await ben.submit({"stay": 10})
+        asks = await ann.submit({"other": "ben", "wait": 5, "stay": 60})
+        await trio.sleep(1)
+        second = await ben.submit({"other": "ann"})
+        assert [await one.result(timeout=1000) for one in (first, asks, second)] == ["ben", "ann", "ben"]
+
+
+async def test_a_circle_over_an_actor_without_keys_times_out_with_a_hint(mock_clock: trio.testing.MockClock):
+    class Caller(Entity[int]):
+        settings = Settings(title="caller", concurrency=4)
+
+        @receive
+        async def call(self, *, others: Sequence[str] = ()) -> None:
+            if others:
+                await trio.sleep(1)
+                await self.context.client.ref(Between).ask({"other": others[0]}, timeout=20)
+
+    class Between(Actor):
+        settings = Settings(title="between", concurrency=4)
+
+        @receive
+        async def call(self, *, other: str) -> None:
+            await self.context.client.ref(Caller, key=other).ask({}, timeout=10)
+
+    async with open_test_system([Caller, Between]) as system:
+        receipts = [await system.client.ref(Caller, key=key).submit({"others": [other]}) for key, other in ("ab", "ba")]
         for receipt in receipts:
             with pytest.raises(
                 MessageFailed, match=r"Or does a handler of '.' ask, too, for what waits for this one \(w"

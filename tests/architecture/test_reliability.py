@@ -65,6 +65,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_the_model_sees_that_a_node_goes_on_with_an_old_state",
         "test_the_model_sees_what_is_wrong_with_the_states_of_a_script",
         "test_the_model_sees_what_is_wrong_with_the_states_of_the_store",
+        "test_the_model_sees_what_is_wrong_with_the_reminders_of_the_store",
         "test_the_shop_sells_exactly_its_stock_although_its_nodes_are_killed",
         "test_hundreds_of_chords_while_their_nodes_are_killed_and_frozen",
         "test_states_of_two_hundred_keys_while_their_nodes_are_killed_and_frozen",

@@ -25,6 +25,7 @@ for each test. The tests kill processes, and stop one beyond its lease (SIGSTOP)
     expiry         the broker's clock decides whether a message has expired
     keys           messages with the same key are handled one after another
     entities       a state changes with the settlement of a message, on the version that its handler saw
+    waits          what handlers of keys wait for is known, as long as they do
     priorities     urgent messages are delivered first, and the others get turns
     uniqueness     of all messages with the same unique key only one is alive
     outcomes       the outcome of a message reaches the sender that asked for it
@@ -76,6 +77,7 @@ from actorwork.testing.conformance.triggers import PauseTests, TriggerTests
 from actorwork.testing.conformance.uniqueness import UniquenessTests
 from actorwork.testing.conformance.values import ValueTests
 from actorwork.testing.conformance.waiting import WaitingTests
+from actorwork.testing.conformance.waits import KeyWaitTests
 from actorwork.testing.conformance.whole import WholeTests
 
 
@@ -103,6 +105,7 @@ class BrokerConformance(
     SourceConformance,
     KeyTests,
     EntityTests,
+    KeyWaitTests,
     OutcomeTests,
     LifeTests,
     ValueTests,

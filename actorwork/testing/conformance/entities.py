@@ -31,7 +31,94 @@ async def _state(broker: Broker, key: str = KEY, group: str = "first") -> tuple[
     return None if found is None else (found.version, found.data)
 
 
-class EntityTests(ContractTests):
+class PastTests(ContractTests):
+    async def test_the_last_changes_are_kept_newest_first(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await broker.publish(_keyed("1", "2", "3", "4"))
+            for number in range(4):
+                change = _change(number, b"%d" % number, history=3)
+                await consumer.settle(await consumer.take_one(), Ack(state=change))
+            past = await broker.entities.history("orders", "first", KEY)
+            assert [(one.version, one.data, one.by) for one in past] == [(4, b"3", "4"), (3, b"2", "3"), (2, b"1", "2")]
+            assert past[0] == await broker.entities.get("orders", "first", KEY)
+            assert [one.version for one in await broker.entities.history("orders", "first", KEY, limit=2)] == [4, 3]
+
+    async def test_a_state_with_a_ttl_is_gone_after_it(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await broker.publish([*_keyed("1"), *_keyed("2", key="stays")])
+            one, other = sorted(await consumer.take(2), key=lambda delivery: delivery.id)
+            await consumer.settle(one, Ack(state=_change(0, b"1", ttl=0.05, history=5)))
+            await consumer.settle(other, Ack(state=_change(0, b"2", ttl=3600)))
+
+            async def is_gone() -> bool:
+                return await _state(broker) is None
+
+            await until(is_gone, "the state to expire")
+            assert await broker.entities.history("orders", "first", KEY) == []
+            assert [found.key for found in await broker.entities.list("orders", "first")] == ["stays"]
+            await broker.publish(_keyed("3"))
+            # A ttl that was there before is gone with a change without one.
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(0, b"3")))
+            assert await _state(broker) == (1, b"3")
+
+    async def test_the_past_of_a_state_goes_when_none_is_kept_any_more(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            entities = broker.entities
+
+            async def versions() -> list[int]:
+                return [one.version for one in await entities.history("orders", "first", KEY)]
+
+            await broker.publish(_keyed("1", "2", "3", "4"))
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(0, b"1", history=3)))
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(1, b"2", history=3)))
+            assert await versions() == [2, 1]
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(2, b"3")))
+            assert await versions() == []
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(3, b"4", history=3)))
+            assert await versions() == [4]
+
+    async def test_the_past_of_a_state_does_not_outlive_it_if_it_is_given_a_ttl_later(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            await broker.publish([*_keyed("1", "2"), *_keyed("3", "4", key="another")])
+            ttl = {"1": None, "2": 0.05, "3": None, "4": 0.05}
+            history = {"1": 3, "2": 3, "3": 3, "4": 0}
+            for _ in range(4):
+                delivery = await consumer.take_one()
+                version = 0 if ttl[delivery.id] is None else 1
+                change = _change(version, b"1", ttl=ttl[delivery.id], history=history[delivery.id])
+                await consumer.settle(delivery, Ack(state=change))
+            for key in (KEY, "another"):
+
+                async def is_gone(key: str = key) -> bool:
+                    return await _state(broker, key) is None
+
+                await until(is_gone, "the state to expire")
+                assert await broker.entities.history("orders", "first", key) == []
+                assert await broker.entities.put("orders", "first", key, b"2", history=3) == 1
+                assert [one.version for one in await broker.entities.history("orders", "first", key)] == [1]
+
+    async def test_what_a_user_puts_is_listed_with_the_changes_of_the_key(self) -> None:
+        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
+            entities = broker.entities
+
+            async def versions() -> list[int]:
+                return [one.version for one in await entities.history("orders", "first", KEY)]
+
+            await entities.put("orders", "first", KEY, b"1", history=None)
+            assert await versions() == [1], "also where no change was kept"
+            await broker.publish(_keyed("1", "2"))
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(1, b"2", history=2)))
+            for data in (b"3", b"4"):
+                await entities.put("orders", "first", KEY, data, history=None, force=True)
+            assert await versions() == [4, 3, 2, 1]
+            await consumer.settle(await consumer.take_one(), Ack(state=_change(4, b"5", history=2)))
+            assert await versions() == [5, 4], "a settlement knows how many are kept"
+            for _ in range(LISTED + 2):
+                await entities.put("orders", "first", "another", b"1", history=None)
+            assert len(await entities.history("orders", "first", "another", limit=100)) == LISTED
+
+
+class EntityTests(PastTests):
     async def test_a_state_is_committed_with_the_settlement_and_seen_by_the_next_delivery(self) -> None:
         async with (
             self.open_broker() as broker,
@@ -190,71 +277,6 @@ class EntityTests(ContractTests):
             assert await _state(broker) == (1, b"3")
             assert [one.version for one in await broker.entities.history("orders", "first", KEY)] == [1]
 
-    async def test_the_last_changes_are_kept_newest_first(self) -> None:
-        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
-            await broker.publish(_keyed("1", "2", "3", "4"))
-            for number in range(4):
-                change = _change(number, b"%d" % number, history=3)
-                await consumer.settle(await consumer.take_one(), Ack(state=change))
-            past = await broker.entities.history("orders", "first", KEY)
-            assert [(one.version, one.data, one.by) for one in past] == [(4, b"3", "4"), (3, b"2", "3"), (2, b"1", "2")]
-            assert past[0] == await broker.entities.get("orders", "first", KEY)
-            assert [one.version for one in await broker.entities.history("orders", "first", KEY, limit=2)] == [4, 3]
-
-    async def test_a_state_with_a_ttl_is_gone_after_it(self) -> None:
-        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
-            await broker.publish([*_keyed("1"), *_keyed("2", key="stays")])
-            one, other = sorted(await consumer.take(2), key=lambda delivery: delivery.id)
-            await consumer.settle(one, Ack(state=_change(0, b"1", ttl=0.05, history=5)))
-            await consumer.settle(other, Ack(state=_change(0, b"2", ttl=3600)))
-
-            async def is_gone() -> bool:
-                return await _state(broker) is None
-
-            await until(is_gone, "the state to expire")
-            assert await broker.entities.history("orders", "first", KEY) == []
-            assert [found.key for found in await broker.entities.list("orders", "first")] == ["stays"]
-            await broker.publish(_keyed("3"))
-            # A ttl that was there before is gone with a change without one.
-            await consumer.settle(await consumer.take_one(), Ack(state=_change(0, b"3")))
-            assert await _state(broker) == (1, b"3")
-
-    async def test_the_past_of_a_state_goes_when_none_is_kept_any_more(self) -> None:
-        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
-            entities = broker.entities
-
-            async def versions() -> list[int]:
-                return [one.version for one in await entities.history("orders", "first", KEY)]
-
-            await broker.publish(_keyed("1", "2", "3", "4"))
-            await consumer.settle(await consumer.take_one(), Ack(state=_change(0, b"1", history=3)))
-            await consumer.settle(await consumer.take_one(), Ack(state=_change(1, b"2", history=3)))
-            assert await versions() == [2, 1]
-            await consumer.settle(await consumer.take_one(), Ack(state=_change(2, b"3")))
-            assert await versions() == []
-            await consumer.settle(await consumer.take_one(), Ack(state=_change(3, b"4", history=3)))
-            assert await versions() == [4]
-
-    async def test_the_past_of_a_state_does_not_outlive_it_if_it_is_given_a_ttl_later(self) -> None:
-        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
-            await broker.publish([*_keyed("1", "2"), *_keyed("3", "4", key="another")])
-            ttl = {"1": None, "2": 0.05, "3": None, "4": 0.05}
-            history = {"1": 3, "2": 3, "3": 3, "4": 0}
-            for _ in range(4):
-                delivery = await consumer.take_one()
-                version = 0 if ttl[delivery.id] is None else 1
-                change = _change(version, b"1", ttl=ttl[delivery.id], history=history[delivery.id])
-                await consumer.settle(delivery, Ack(state=change))
-            for key in (KEY, "another"):
-
-                async def is_gone(key: str = key) -> bool:
-                    return await _state(broker, key) is None
-
-                await until(is_gone, "the state to expire")
-                assert await broker.entities.history("orders", "first", key) == []
-                assert await broker.entities.put("orders", "first", key, b"2", history=3) == 1
-                assert [one.version for one in await broker.entities.history("orders", "first", key)] == [1]
-
     async def test_a_state_knows_the_last_messages_that_have_changed_it(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
             entities = broker.entities
@@ -300,26 +322,6 @@ class EntityTests(ContractTests):
             assert await entities.forget("orders", "first", KEY, version=3)
             assert not await entities.forget("orders", "first", KEY)
             assert await entities.history("orders", "first", KEY) == []
-
-    async def test_what_a_user_puts_is_listed_with_the_changes_of_the_key(self) -> None:
-        async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
-            entities = broker.entities
-
-            async def versions() -> list[int]:
-                return [one.version for one in await entities.history("orders", "first", KEY)]
-
-            await entities.put("orders", "first", KEY, b"1", history=None)
-            assert await versions() == [1], "also where no change was kept"
-            await broker.publish(_keyed("1", "2"))
-            await consumer.settle(await consumer.take_one(), Ack(state=_change(1, b"2", history=2)))
-            for data in (b"3", b"4"):
-                await entities.put("orders", "first", KEY, data, history=None, force=True)
-            assert await versions() == [4, 3, 2, 1]
-            await consumer.settle(await consumer.take_one(), Ack(state=_change(4, b"5", history=2)))
-            assert await versions() == [5, 4], "a settlement knows how many are kept"
-            for _ in range(LISTED + 2):
-                await entities.put("orders", "first", "another", b"1", history=None)
-            assert len(await entities.history("orders", "first", "another", limit=100)) == LISTED
 
     async def test_no_user_changes_a_state_while_a_delivery_of_its_key_is_in_flight(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
