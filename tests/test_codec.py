@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, IntFlag, StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 from uuid import UUID
 
 import attrs
@@ -221,6 +221,15 @@ def test_a_path_is_sent_as_its_text():
     assert encode_value({"at": Path("/a/b")}) == b'{"at":"/a/b"}'
 
 
+@attrs.frozen
+class Defaults:
+    count: int = 1
+
+
+class Table(TypedDict):
+    rows: int
+
+
 @pytest.mark.parametrize(
     ("annotation", "value", "problem"),
     [
@@ -245,9 +254,14 @@ def test_a_path_is_sent_as_its_text():
         (list[list[str]], ["ab"], "at [0]: wants a list, got 'ab'"),
         (list[Item], [{"sku": "a"}, {"sku": 1}], "at [1].sku: wants a string, got 1"),
         (dict[str, Item], {"k": {"sku": 1}}, "at ['k'].sku: wants a string, got 1"),
-        (dict[str, int], [1], "wants a JSON object"),
-        (Item, [1], "wants a JSON object"),
-        (Item, "sku", "wants a JSON object"),
+        (dict[str, int], [1], "wants a JSON object, got [1]"),
+        (Item, [1], "wants a JSON object, got [1]"),
+        (Item, "sku", "wants a JSON object, got 'sku'"),
+        (list[Item], [5], "at [0]: wants a JSON object, got a number"),
+        (Defaults, [1], "wants a JSON object, got [1]"),
+        (Defaults, 5, "wants a JSON object, got a number"),
+        (Defaults, None, "wants a JSON object, got null"),
+        (Table, [1], "wants a JSON object, got a list"),
         (Item, {"sku": "a", "colour": 1}, "unknown field 'colour'; Item has 'sku', 'count'"),
         (Item, {}, "at sku: missing"),
         (None, 1, "wants null, got 1"),

@@ -5,6 +5,7 @@ It is imported when the first value needs it: a handler that takes the JSON as i
 
 from __future__ import annotations
 
+import re
 import types
 from collections import deque
 from collections.abc import (
@@ -319,8 +320,24 @@ def problems_of(error: BaseException, path: str) -> list[str]:
     if isinstance(error, KeyError):
         return [f"at {path.lstrip('.')}: missing" if path else f"missing field {error.args[0]!r}"]
     if isinstance(error, (TypeError, AttributeError)) and "wants" not in str(error):
+        if (got := _instead_of_object(error)) is not None:
+            return [f"{at}wants a JSON object, got {got}"]
         return [f"{at}wants a JSON object or list of the right shape ({error})"]
     return [f"{at}{error}"]
+
+
+_IN_WORDS: Final = {"list": "a list", "str": "a string", "NoneType": "null", "bool": "true or false"} | dict.fromkeys(
+    ("int", "float"), "a number"
+)
+_NO_OBJECT: Final = r"argument of type '(\w+)' is not (?:a container or )?iterable|expected a mapping, not (\w+)"
+
+
+def _instead_of_object(error: TypeError | AttributeError) -> str | None:
+    """Return what was given where an object is wanted, by what Python says when its names are asked for; else None."""
+    if isinstance(error, AttributeError):
+        return shown(error.obj) if error.name in {"keys", "items"} else None
+    found = re.fullmatch(_NO_OBJECT, str(error))
+    return None if found is None else _IN_WORDS.get(found[1] or found[2])
 
 
 def _problem_of_model(problem: Mapping[str, Any], path: str) -> str:
