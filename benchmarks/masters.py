@@ -243,8 +243,8 @@ async def measure(fleet: Fleet, primaries: int, options: argparse.Namespace) -> 
         async with open_system(tree(primaries), broker=fleet.url):
             while not COUNTERS:  # noqa: ASYNC110 - it sets none
                 await trio.sleep(0.01)
-            await trio.sleep(2)
-            await cost("drain", sent, drain)
+            base = await idle("node that is paused")
+            await cost("drain", sent, drain, base=base)
             base = await idle("node")
             ref = client.ref("counting")
             await in_tasks(TASKS, lambda number: ref.ask({"i": number}))

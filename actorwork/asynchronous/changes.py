@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from actorwork.errors import BrokerError
 from actorwork.streams.transport.redis_py import RedisError
-from actorwork.streams.watches import LOOK_EVERY, Watches, channel_of
+from actorwork.streams.watches import LOOK_EVERY, NOTED_EVERY, Watches, channel_of, note_of
 
 if TYPE_CHECKING:
     from actorwork.asynchronous.cluster import AsyncioCluster
@@ -64,9 +64,15 @@ class RedisChanges(_Task):
         return f"<RedisChanges: {self.watches!r}>"
 
     async def _look_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        noted = loop.time()
         while True:
             await asyncio.sleep(LOOK_EVERY)
             self.watches.tell_some()
+            if loop.time() >= noted + NOTED_EVERY:
+                noted = loop.time()
+                with contextlib.suppress(RedisError):  # They are written again, and all look now and then.
+                    await self._commands.call_many(self.watches.notes(), idempotent=True)
 
     async def watch(self, source: str, id: str) -> RedisWatch:
         watch = RedisWatch(channel_of(source, id), self)
@@ -74,6 +80,9 @@ class RedisChanges(_Task):
         try:
             # Also if others watch it: their subscription may not be confirmed yet.
             await self._commands.subscribe(watch.channel)
+            if self._commands.is_of_cluster and (note := note_of(source, id)) is not None:
+                self.watches.keep_note(watch.channel, note)
+                await self._commands.call(*note, idempotent=True)
         except RedisError:
             pass  # A user who may not subscribe looks every few seconds.
         except BaseException:

@@ -6,17 +6,19 @@ embedded broker the file is looked at: every millisecond at first, every 20 late
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from actorwork.blocking.redis import LOST, BlockingConnection, keep_for_ever
 from actorwork.blocking.store import BlockingStore
-from actorwork.streams.transport.redis_py import ResponseError, cannot
+from actorwork.streams.transport.redis_py import RedisError, ResponseError, cannot
 from actorwork.streams.transport.wire import Push, pack
-from actorwork.streams.watches import LOOK_EVERY, channel_of
+from actorwork.streams.watches import LOOK_EVERY, NOTED_EVERY, channel_of, note_of
 
 if TYPE_CHECKING:
     from actorwork.abc import Changes
@@ -60,6 +62,8 @@ class RedisThreadChanges:
         self._watched: dict[bytes, int] = {}
         """How many watch each channel."""
         self._told: set[bytes] = set()
+        self._notes: dict[bytes, Sequence[Any]] = {}
+        self._noted_at: dict[bytes, float] = {}
         self._may_subscribe = True
 
     def __repr__(self) -> str:
@@ -73,7 +77,18 @@ class RedisThreadChanges:
             except ResponseError:
                 self._may_subscribe = False  # It looks now and then instead.
         self._watched[channel] = self._watched.get(channel, 0) + 1
+        if self._commands.is_of_cluster and (note := note_of(source, id)) is not None:
+            self._notes[channel] = note
+            await self.note(channel)
         return RedisThreadWatch(channel, self)
+
+    async def note(self, channel: bytes) -> None:
+        """Keep the note that a message is watched, if it has one (streams/watches.py)."""
+        note = self._notes.get(channel)
+        if note is not None and time.monotonic() >= self._noted_at.get(channel, -math.inf) + NOTED_EVERY:
+            self._noted_at[channel] = time.monotonic()
+            with suppress(RedisError):  # It is written again, and a watch looks now and then.
+                await self._commands.call(*note, idempotent=True)
 
     def _subscribe(self, channel: bytes) -> None:
         if not self._may_subscribe or (channel in self._watched and self._connection is not None):
@@ -136,6 +151,8 @@ class RedisThreadChanges:
             self._watched[channel] = left
             return
         self._told.discard(channel)
+        self._notes.pop(channel, None)
+        self._noted_at.pop(channel, None)
         if self._connection is None or self.pid != os.getpid():
             return
         try:
@@ -156,6 +173,7 @@ class RedisThreadWatch:
         return f"<RedisThreadWatch of {self._channel.decode()}>"
 
     async def changed(self) -> None:
+        await self._changes.note(self._channel)
         self._changes.wait(self._channel)
 
     async def aclose(self) -> None:

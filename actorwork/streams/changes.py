@@ -15,7 +15,7 @@ from actorwork.abc import Changes, EventSink, Watch
 from actorwork.events import BrokerTrouble
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
-from actorwork.streams.watches import LOOK_EVERY, Watches, channel_of
+from actorwork.streams.watches import LOOK_EVERY, NOTED_EVERY, Watches, channel_of, note_of
 
 
 class RedisWatch(Watch):
@@ -57,6 +57,9 @@ class RedisChanges(Changes):
         try:
             # Also if others watch it: their subscription may not be confirmed yet.
             await self._client.subscribe(watch.channel)
+            if self._client.is_of_cluster and (note := note_of(source, id)) is not None:
+                self.watches.keep_note(watch.channel, note)
+                await self._client.call(*note, idempotent=True)
         except RedisError as error:
             self._emit(BrokerTrouble(f"watching message {id}", str(error), f"looking every {LOOK_EVERY:g} s"))
         except BaseException:
@@ -71,7 +74,12 @@ class RedisChanges(Changes):
                 await self._client.unsubscribe(watch.channel)
 
     async def run(self) -> NoReturn:
-        """Have some that watch look again, every few seconds."""
+        """Have some that watch look again, every few seconds; keep the notes of what is watched."""
+        noted = trio.current_time()
         while True:
             await trio.sleep(LOOK_EVERY)
             self.watches.tell_some()
+            if trio.current_time() >= noted + NOTED_EVERY:
+                noted = trio.current_time()
+                with suppress(RedisError):  # They are written again, and all look now and then.
+                    await self._client.call_many(self.watches.notes(), idempotent=True)

@@ -23,6 +23,7 @@
                                                   run (lua/state.lua)
     actorwork:{<source>}:tracked                  the newest tracked messages, by when they were sent
     actorwork:{<source>}:watch:<message id>       a channel: something in it has changed
+    actorwork:{<source>}:watched:<message id>     on a cluster, a client listens to that channel (watches.py)
     actorwork:watch:<run>                         a channel: something in a run has changed
     actorwork:sent:<publisher>                    the sources to which it has submitted messages, a set
     actorwork:sent:as:<message id>                the source of a message that was submitted under an id of its own
@@ -154,6 +155,9 @@ class SourceKeys(Value):
 
     def watch(self, message_id: str) -> str:
         return f"{self.prefix}watch:{message_id}"
+
+    def watched(self, message_id: str) -> str:
+        return f"{self.prefix}watched:{message_id}"
 
     def settled(self, group: str, incarnation: str, level: Priority) -> str:
         record = f"{self.prefix}settled:{group}:{incarnation}"

@@ -1,11 +1,18 @@
-"""Channels: how a node subscribes to one, and who watches which; the same for all programs, whatever their loop is."""
+"""Channels: how a node subscribes to one, and who watches which; the same for all programs, whatever their loop is.
+
+On a cluster, what is published at one primary is passed on to all of them, so that a message which goes through four
+states would cost each primary four times, whether it is watched or not. A client that watches a message therefore keeps
+a note in the slot of its source, and nothing is published of messages without one (lua/state.lua).
+"""
 
 from __future__ import annotations
 
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble
+from actorwork.settings import is_own_source
 from actorwork.streams import keys
 from actorwork.streams.transport.commands import Subscriptions
 from actorwork.streams.transport.redis_py import RedisError
@@ -13,6 +20,9 @@ from actorwork.streams.transport.redis_py import RedisError
 LOOK_EVERY: Final = 3.0
 LOOKS_AT_ONCE: Final = 100
 """How many watches look again every few seconds, in turn: a thousand that wait must not keep the server busy."""
+_NOTED_FOR: Final = 30
+NOTED_EVERY: Final = 10.0
+"""Seconds for which a note is kept, and after which it is written anew."""
 
 
 async def subscribed(subscriptions: Subscriptions, channel: str, emit: EventSink, *, otherwise: str) -> bool:
@@ -45,6 +55,7 @@ class Watches(Generic[W]):
     def __init__(self) -> None:
         self._by_channel: dict[bytes, list[W]] = {}
         self._in_turn: dict[W, None] = {}
+        self._notes: dict[bytes, Sequence[Any]] = {}
 
     def __repr__(self) -> str:
         return f"<Watches of {len(self._by_channel)} channels>"
@@ -66,7 +77,16 @@ class Watches(Generic[W]):
         if others:
             return False
         del self._by_channel[watch.channel]
+        self._notes.pop(watch.channel, None)
         return True
+
+    def keep_note(self, channel: bytes, note: Sequence[Any]) -> None:
+        if channel in self._by_channel:
+            self._notes[channel] = note
+
+    def notes(self) -> list[Sequence[Any]]:
+        """Return the commands that keep the notes of what is watched."""
+        return list(self._notes.values())
 
     def tell(self, channel: bytes) -> None:
         """Tell those who watch a channel."""
@@ -83,6 +103,14 @@ class Watches(Generic[W]):
             del self._in_turn[watch]
             self._in_turn[watch] = None
             watch.tell()
+
+
+def note_of(source: str, id: str) -> Sequence[Any] | None:
+    """Return the command that notes, on a cluster, that a message is watched; None if that is not needed.
+
+    Of an actor's own source only: any other may be divided, and a client does not know in which shard a message is.
+    """
+    return ("SET", keys.SourceKeys.of(source).watched(id), "", "EX", _NOTED_FOR) if is_own_source(source) else None
 
 
 def channel_of(source: str, id: str) -> bytes:

@@ -2,15 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import pytest
 import trio
 
+from actorwork import Actor, Settings, open_client, open_system, receive
 from actorwork.brokers import open_broker
+from actorwork.clients.receipts import Receipt
 from actorwork.events import Event
-from actorwork.message import Envelope, MessageIds
+from actorwork.message import Envelope, MessageIds, Status
 from actorwork.streams.broker import RedisBroker
 from actorwork.testing.conformance import open_consumer
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
@@ -72,6 +74,59 @@ async def test_a_message_takes_as_many_commands_whatever_the_number_of_primaries
     assert min(added) > 0.5 * EACH
     # What is published at one primary costs all of them.
     assert total["publish"] == 0
+
+
+async def test_of_a_submitted_message_is_published_what_a_client_waits_for_and_no_more(redis_cluster: RedisCluster):
+    redis_cluster.flush()
+
+    gate = trio.Event()
+
+    class Doubler(Actor):
+        settings = Settings(title="doubler")
+
+        @receive
+        async def double(self, *, number: int) -> int:
+            await gate.wait()
+            return 2 * number
+
+    def published() -> int:
+        return sum(calls(member)["publish"] for member in redis_cluster.primaries)
+
+    async with open_system(Doubler, broker=redis_cluster.url), open_client(redis_cluster.url) as client:
+        ref = client.ref(Doubler)
+        gate.set()
+        first = await ref.submit({"number": 1})
+        assert await first.result(timeout=PATIENCE) == 2
+        before = published()
+        receipts = [await ref.submit({"number": number}) for number in range(10)]
+        with trio.fail_after(PATIENCE):
+            for receipt in receipts:
+                while (await receipt.status()) is not Status.SUCCESS:  # noqa: ASYNC110 - it is not to be watched
+                    await trio.sleep(0.01)
+        assert published() == before
+        gate = trio.Event()
+        waiting = [await ref.submit({"number": number}) for number in range(3)]
+        results: list[int] = []
+
+        async def wait(receipt: Receipt[int]) -> None:
+            results.append(await receipt.result(timeout=PATIENCE))
+
+        async with trio.open_nursery() as nursery:
+            for receipt in waiting:
+                nursery.start_soon(wait, receipt)
+            await until_watched(redis_cluster, [receipt.id for receipt in waiting])
+            gate.set()
+        assert sorted(results) == [0, 2, 4]
+        assert published() >= before + 3
+
+
+async def until_watched(cluster: RedisCluster, messages: Sequence[str]) -> None:
+    for one in messages:
+        with trio.fail_after(PATIENCE):
+            while not any(  # noqa: ASYNC110 - no event says so
+                one.encode() in member.call("KEYS", f"actorwork:{{*}}:watched:{one}") for member in cluster.primaries
+            ):
+                await trio.sleep(0.01)
 
 
 @AS_MANY

@@ -6,6 +6,7 @@
 --                                     to be kept after the end), place (as in order.lua: where the message is), cancelled (as in the
 --                                     hash of that name, order.lua). Steps of runs may have none: see below
 --   actorwork:{<source>}:watch:<id>   a channel: something in it has changed
+--   actorwork:{<source>}:watched:<id> on a cluster, a client listens there, and keeps this (streams/watches.py)
 --   actorwork:{<source>}:tracked      the ids of the newest 10,000, by when they were sent (ms): for people, who list them
 --
 -- A life begins when the message is kept, and only the scripts that keep messages write its claim. An entry that was written by
@@ -51,6 +52,15 @@ do
     return string.gsub(prefix, '%.[^}]*', '', 1) .. 'watch:' .. message_id
   end
 
+  -- Whether a client may listen to a channel. On a cluster, what is published at one server costs all of them, so clients that
+  -- watch a message of an actor's own source say so; others do not know its slot. `how` asks: DEL, when there is no more to tell.
+  local function may_be_heard(channel, how)
+    if not KEYS.tag or not string.find(channel, '^actorwork:{worker:%x+:source}:watch:') then
+      return true
+    end
+    return redis.pcall(how, (string.gsub(channel, ':watch:', ':watched:', 1))) ~= 0
+  end
+
   -- Changes fields of a life, and tells those who watch it; `later`: when `tell_joined` does. PUBLISH may be forbidden (an ACL);
   -- who watches looks now and then.
   local function change(prefix, message_id, version, changes, later)
@@ -61,7 +71,10 @@ do
     if later then
       untold[#untold + 1] = channel_of(prefix, message_id)
     else
-      redis.pcall('PUBLISH', channel_of(prefix, message_id), changes[2])
+      local channel = channel_of(prefix, message_id)
+      if may_be_heard(channel, RANK[changes[2]] and 'EXISTS' or 'DEL') then
+        redis.pcall('PUBLISH', channel, changes[2])
+      end
     end
   end
 
@@ -299,7 +312,8 @@ do
       local found = is_known and redis.pcall('PUBSUB', 'NUMSUB', unpack(channels, first, last))
       is_known = found and not found.err
       for i = first, last do
-        if not is_known or found[2 * (i - first + 1)] ~= 0 then
+        local is_heard = may_be_heard(channels[i], 'DEL')
+        if is_heard and (not is_known or found[2 * (i - first + 1)] ~= 0) then
           redis.pcall('PUBLISH', channels[i], 'SUCCESS')
         end
       end
