@@ -963,7 +963,7 @@ class Runs(Protocol):
         ...
 
     async def list(self, *, statuses: Sequence[str] = (), limit: int = 100) -> Sequence[RunInfo]:
-        """Return runs of these statuses, or of all, latest first."""
+        """Return runs of these statuses, or of all, latest first. A large result may be left out: `info` has it."""
         ...
 
     async def cancel(self, run: str, reason: str) -> bool:

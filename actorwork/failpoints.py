@@ -8,6 +8,7 @@
     handler.begun         taken a delivery to run it; its handler has not begun
     handler.returned      seen the handler return; nothing is queued yet
     read.replied          received the reply of a read; its deliveries are not offered to an actor yet
+    inputs.fetched        received the inputs of a step; the step is not offered to its actor yet
     settle.before         composed a batch of settlements; it is not sent
     settle.after          received the reply that the batch is applied; it has not acted on it
     state.before          composed a settlement that changes the state of an entity; it is not sent, or not committed
@@ -54,6 +55,7 @@ POINTS: Final = frozenset(
         "handler.begun",
         "handler.returned",
         "read.replied",
+        "inputs.fetched",
         "settle.before",
         "settle.after",
         "state.before",

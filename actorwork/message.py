@@ -70,6 +70,8 @@ FLOW: Final = "actorwork-flow"
 """Header: the step of a run that the message is, as `home/run/number`: the settlement ends the step as well."""
 RUN_SECRET: Final = "actorwork-run-secret"  # noqa: S105 - the name of a header
 """Header: what tells a run from others that have had its id, in the messages of its steps at the embedded broker."""
+INPUTS: Final = "actorwork-inputs"
+"""Header: the message is a step with many or long inputs; the node that reads it fetches them: home/run/step/proof."""
 PREVIOUS_SPAN: Final = "actorwork-previous-span"
 """Header: the span of the attempt before this one, as a W3C `traceparent`, if that attempt was traced."""
 CHAIN: Final = "actorwork-chain"

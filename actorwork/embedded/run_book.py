@@ -23,16 +23,14 @@ from actorwork.policy.runs.values import (
     Dependent,
     End,
     Expansion,
-    Failures,
-    Gather,
     Heir,
     Kind,
-    Need,
     Numbering,
     Status,
     StepPlan,
     Template,
     Wants,
+    filled,
     groups_in,
     grown,
     message_id,
@@ -383,22 +381,7 @@ class StepMessages:
         whole = grown(template, self._rows.added()) if set(groups_in(template)) else template
         needs = list(needs_of(whole))
         ends = self._rows.ends({need.step for need in needs})
-        return "".join(self._pieces(whole, ends))
-
-    def _pieces(self, template: Template, ends: Mapping[int, tuple[str, End]]) -> Iterable[str]:
-        for piece in template:
-            match piece:
-                case str():
-                    yield piece
-                case Need(step=step, wants="result"):
-                    yield ends[step][1].as_result()
-                case Need(step=step):
-                    name, end = ends[step]
-                    yield end.as_outcome(name)
-                case Gather(parts=parts):
-                    yield "[" + ",".join(self._pieces(parts, ends)) + "]"
-                case Failures():
-                    yield "[" + ",".join(end.as_failed(name) for name, end in self._rows.failures()) + "]"
+        return "".join(filled(whole, ends, self._rows.failures))
 
 
 class StepRows:

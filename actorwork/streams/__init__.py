@@ -21,6 +21,8 @@ Read top-down, as the layers contract has it:
     outbox.py, forwarding.py       on a cluster: forward what is to be done in other slots
     settler.py      settlements in batches
     settle_calls.py the arguments of the scripts that settle, and their call
+    inputs.py       deliveries whose inputs are fetched first
+    joining.py      joins what the steps of a run returned
     run_ahead.py    what the settlements of an entity bring: its next deliveries
     lease.py        the sign of life
     in_flight.py    the entries that are in flight here, and their queued settlements

@@ -12,7 +12,7 @@ from typing import Final
 
 from actorwork.abc import DeadLetters
 from actorwork.errors import BrokerError
-from actorwork.message import NO_HEADERS, Json
+from actorwork.message import INPUTS, NO_HEADERS, Json
 from actorwork.policy.attempts import headers_of_first_attempt
 from actorwork.records import DeadLetter
 from actorwork.streams import keys, scripts
@@ -92,7 +92,9 @@ class RedisDeadLetters(DeadLetters):
         if not re.fullmatch(_ENTRY, entry):
             return False
         of = keys.SourceKeys.of(source)
-        args = (of.prefix, entry, data, type or "", encoded_headers(headers_of_first_attempt(headers)))
+        first = headers_of_first_attempt(headers)
+        first.pop(INPUTS, None)  # Else it would be read as the message that it was.
+        args = (of.prefix, entry, data, type or "", encoded_headers(first))
         with cannot(f"replay to {source}"):
             return bool(await self._client.run_script(scripts.REPLAY_AS, (of.stream, of.dead), args, idempotent=True))
 

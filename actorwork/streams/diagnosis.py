@@ -15,7 +15,7 @@ from actorwork.abc import EventSink, Finding
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerAdvice
 from actorwork.streams import keys
-from actorwork.streams.formats import older_among
+from actorwork.streams.formats import FORMAT_OF_SHARDS, older_among
 from actorwork.streams.script_limits import examine_scripts, settings_are_elsewhere
 from actorwork.streams.shards import layouts_now
 from actorwork.streams.transport.address import Address
@@ -514,12 +514,13 @@ async def _older_nodes(client: Commands) -> Sequence[Finding]:
     try:
         nodes = await client.call("ZRANGE", keys.REPORTS, 0, -1, idempotent=True)
         older = await older_among(client, nodes)
+        blind = await older_among(client, nodes, FORMAT_OF_SHARDS) if older else []
     except RedisError:
         return ()  # That these commands are not allowed is said elsewhere.
     if not older:
         return ()
     text = f"{len(older)} nodes of an older version of actorwork run beside newer ones: {', '.join(older[:5])}"
-    if divided := await _divided(client):
+    if blind and (divided := await _divided(client)):
         text += (
             f"; they read nothing of {', '.join(divided[:5])}, and what their handlers publish there is a dead letter"
         )

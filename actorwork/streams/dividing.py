@@ -94,10 +94,10 @@ class RedisShards(Shards):
 
     async def _refuse_older(self, source: str, names: Sequence[str]) -> None:
         """Refuse to divide a source that is read by nodes which know nothing of shards: they would find no stream."""
-        from actorwork.streams.formats import older_readers  # noqa: PLC0415 - few sources are divided
+        from actorwork.streams.formats import FORMAT_OF_SHARDS, older_readers  # noqa: PLC0415 - few sources are divided
 
         with cannot(f"look for older nodes that read {source!r}"):
-            older = await older_readers(self._client, names)
+            older = await older_readers(self._client, names, FORMAT_OF_SHARDS)
         if older:
             raise BrokerError(
                 f"the source {source!r} is read by nodes of an older version, which would not find its shards"

@@ -11,6 +11,9 @@ does not know, which it leaves alone (forwarding.py).
     2        deliveries may be held for a batch over several slots (joint.py), and are not taken over then; a source may
              be divided (dividing.py): a node of format 1 finds a string where its stream was, reads nothing there, and
              what its handlers publish there becomes a dead letter
+    3        a run keeps the lives of its open steps, and a step with many or long inputs is sent without them: the node
+             that reads it fetches them (inputs.py). A node of format 2 finds no life there, and makes such a step a
+             dead letter. So no run begins whose steps such nodes would read
 """
 
 from __future__ import annotations
@@ -24,7 +27,11 @@ from actorwork.streams.keys import RELEASED
 from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import NoPermissionError, RedisError, checked
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+FORMAT_OF_RUNS: Final = 3
+"""What the nodes must have that read steps of runs; the others likewise."""
+FORMAT_OF_JOINT_BATCHES: Final = 2
+FORMAT_OF_SHARDS: Final = 2
 _KNOWN_FOR: Final = 5.0
 """Seconds for which a group or a source is known to have no older node: a rollback is not noticed sooner."""
 
@@ -48,7 +55,7 @@ async def older_among(client: Commands, nodes: Iterable[bytes], wanted: int = FO
     ]
 
 
-async def older_readers(client: Commands, sources: Iterable[str]) -> list[str]:
+async def older_readers(client: Commands, sources: Iterable[str], wanted: int) -> list[str]:
     """Return those nodes of an older format that are alive and read one of these sources, as any group.
 
     What this user may not read is left out. Raises `RedisError` if the server cannot be asked.
@@ -68,14 +75,15 @@ async def older_readers(client: Commands, sources: Iterable[str]) -> list[str]:
         if not isinstance(rows, Exception):  # Else there is no such stream, or group.
             nodes.update(row[b"name"] for row in rows)
     nodes.discard(RELEASED.encode())
-    return await older_among(client, nodes) if nodes else []
+    return await older_among(client, nodes, wanted) if nodes else []
 
 
 class Formats:
-    """Asks for one node which others, of the groups that it belongs to, are older."""
+    """Asks for one node which others are older than the format that it wants."""
 
-    def __init__(self, client: Commands) -> None:
+    def __init__(self, client: Commands, wanted: int) -> None:
         self._client = client
+        self._wanted = wanted
         self._good_until: dict[tuple[str, str], float] = {}
         """For each stream and group, until when it is known to have no older node; the group of a source is ''."""
 
@@ -98,7 +106,7 @@ class Formats:
             if isinstance(reply, Exception):
                 raise reply if isinstance(reply, RedisError) else RedisError(str(reply))
             names.update(row[b"name"] for row in cast("list[dict[bytes, Any]]", reply))
-        older = await older_among(self._client, names - {RELEASED.encode()})
+        older = await older_among(self._client, names - {RELEASED.encode()}, self._wanted)
         return self._noted(asked, group, older)
 
     async def older_of(self, sources: Collection[str]) -> list[str]:
@@ -107,7 +115,7 @@ class Formats:
         What this user may not read is left out. Raises `RedisError` if the server cannot be asked.
         """
         asked = self._unknown(sources, "")
-        return self._noted(asked, "", await older_readers(self._client, asked)) if asked else []
+        return self._noted(asked, "", await older_readers(self._client, asked, self._wanted)) if asked else []
 
     def _unknown(self, names: Collection[str], group: str) -> list[str]:
         now = time.monotonic()

@@ -38,7 +38,7 @@ from actorwork.streams.reader import Reader
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.settler import Settler
 from actorwork.streams.shards import Layouts
-from actorwork.streams.source_set import SharedRoom, SourceSet
+from actorwork.streams.source_set import Fetching, SharedRoom, SourceSet
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import RedisError
@@ -101,6 +101,7 @@ class RedisNode(Node):
 
             self._settler.calls.outbox = Outbox(client, begin_settling.start_soon, emit)
         self._settler.calls.layouts = layouts
+        self._fetching = Fetching(client, begin_settling, self._settler, self._release_all, self.resume, emit)
         self._complain_at = -math.inf
         self._connections: ReaderConnections | None = None
         if address.reader_connections is not None:
@@ -118,7 +119,7 @@ class RedisNode(Node):
             sources,
             self._incarnation,
             client=self._client,
-            settler=self._settler,
+            fetching=self._fetching,
             emit=self._emit,
             counters=self._counters,
         )
@@ -199,6 +200,7 @@ class RedisNode(Node):
         self._allow_reading(is_allowed=False)
         if self._is_intake_begun:
             await self._intake_ended.wait()
+        await self._fetching.stop()
         for ahead in self._settler.ahead.values():
             await ahead.wait_none_asked()
 
@@ -315,10 +317,9 @@ class RedisNode(Node):
         try:
             await self._client.run_script(scripts.RELEASE, (in_flight.stream,), args, idempotent=True)
         except RedisError as error:
+            doing = f"releasing {len(deliveries)} of {in_flight.source}"
             next_step = "they stay pending, and are taken over when this node has ended"
-            self._emit(
-                events.BrokerTrouble(f"releasing {len(deliveries)} of {in_flight.source}", str(error), next_step)
-            )
+            self._emit(events.BrokerTrouble(doing, str(error), next_step))
             return
         if _AFTER_RELEASE is not None:
             _AFTER_RELEASE()

@@ -12,7 +12,7 @@ import trio
 
 from actorwork.abc import EventSink
 from actorwork.events import BrokerTrouble
-from actorwork.streams.formats import Formats
+from actorwork.streams.formats import FORMAT_OF_JOINT_BATCHES, Formats
 from actorwork.streams.forwarding import forward
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import ConnectionError, RedisError  # noqa: A004
@@ -39,7 +39,7 @@ class Outbox:
         """Since when something of an outbox is on its way to one source, which may be given up."""
         self._waiters = trio.lowlevel.ParkingLot()
         self._complain_at: dict[str, float] = {}
-        self.formats = Formats(client)
+        self.formats = Formats(client, FORMAT_OF_JOINT_BATCHES)
 
     def __repr__(self) -> str:
         return f"<Outbox, {len(self._running)} being forwarded>"

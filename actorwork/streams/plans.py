@@ -27,12 +27,18 @@ from actorwork.policy.runs.values import (
     Status,
     StepInfo,
     StepPlan,
+    Template,
     message_id,
+    needs_of,
     read_step_header,
     step_header,
+    template_from,
     template_row,
 )
+from actorwork.streams.formats import FORMAT_OF_RUNS
 
+MOST_JOINED: Final = 500
+"""How many inputs a script joins to the message of a step; the same number as in `lua/run_messages.lua`."""
 INFO_FIELDS: Final = ("title", "status", "reason", "total", "open", "started", "finished", "result", "late")
 """What `info_from` reads of the hash of a run."""
 _STATES: Final = {b"1": 1, b"2": 2, b"3": 3}
@@ -52,6 +58,7 @@ def encoded(plan: Plan, pages: str | None = None, *, claim: str = "") -> str:
         "holds": int(plan.holds),
         "secret": os.urandom(16).hex(),
         "ttl": _milliseconds(plan.results_ttl),
+        "format": FORMAT_OF_RUNS,
         "result": _text(template_row(plan.result)),
         "undoes": [number for number, step in enumerate(plan.steps) if step.undo is not None],
         "signals": {step.name: number for number, step in enumerate(plan.steps) if step.kind == "signal"},
@@ -61,6 +68,8 @@ def encoded(plan: Plan, pages: str | None = None, *, claim: str = "") -> str:
     # What is not there is left out: Lua takes null for a value.
     if pages is not None:
         row["pages"] = pages
+    if (count := _inputs_of(plan.result)) > MOST_JOINED:
+        row["result_inputs"] = count
     if plan.deadline is not None:
         row["deadline"] = _milliseconds(plan.deadline)
     if plan.on_error is not None:
@@ -113,12 +122,32 @@ def pages_of(plan: Plan, size: int) -> Iterator[str]:
 def _page(plan: Plan, first: int, stop: int, dependents: Mapping[int, Sequence[Dependent]]) -> dict[str, Any]:
     """Return the steps from one number to another."""
     numbers = range(first, stop)
-    return {
+    rows = [_row(plan, plan.steps[number], number) for number in numbers]
+    large = [(number, row) for number, row in zip(numbers, rows, strict=True) if len(row["needs"]) > MOST_JOINED]
+    templates = {number: _text(_without_template(row)) for number, row in large}
+    page: dict[str, Any] = {
         "first": first,
-        "steps": [_text(_row(plan, plan.steps[number], number)) for number in numbers],
+        "steps": [_text(row) for row in rows],
         "needs": [len(plan.steps[number].needs) for number in numbers],
         "next": [_waits(dependents.get(number, ()), AS_PLANNED) for number in numbers],
     }
+    if templates:
+        page["templates"] = templates
+    return page
+
+
+def _without_template(row: dict[str, Any]) -> dict[str, Any]:
+    """Take out of the row of a step what grows with the number of its inputs; return that."""
+    taken: dict[str, Any] = {"needs": row["needs"]}
+    row["needs"] = []  # A client of an older version looks for it.
+    if (count := _inputs_of(template_from(row.get("template", ())))) > MOST_JOINED:
+        taken["template"] = row.pop("template")
+        row["inputs"] = count
+    return taken
+
+
+def _inputs_of(template: Template) -> int:
+    return sum(1 for _ in needs_of(template))
 
 
 def _waits(dependents: Iterable[Dependent], numbering: Numbering) -> str:
@@ -193,7 +222,7 @@ def info_from(run: str, reply: Sequence[Any]) -> RunInfo | None:
         started=int(started) / 1000,
         finished=None if finished is None else int(finished) / 1000,
         result=None if result is None else result.decode(),
-        failures=tuple((name.decode(), _end(end)) for name, end in failures),
+        failures=tuple((name.decode(), end_from(end)) for name, end in failures),
         late_ends=int(late or 0),
     )
 
@@ -204,6 +233,7 @@ def steps_from(
     states: Mapping[bytes, bytes],
     ends: Mapping[bytes, bytes],
     values: Mapping[bytes, bytes],
+    templates: Mapping[bytes, bytes],
     waits: Mapping[bytes, bytes] = MappingProxyType({}),
 ) -> Sequence[StepInfo]:
     """Return the steps of a run from its hashes; `waits` is needed only of a run to which steps were added."""
@@ -217,7 +247,7 @@ def steps_from(
         row: dict[str, Any] = json.loads(steps[name])
         state = _STATES.get(states.get(b"s" + name, b""), 0)
         attempt = int(states.get(b"a" + name, b"0"))
-        end = End("done", values[name].decode()) if name in values else _end(ends[name]) if name in ends else None
+        end = End("done", values[name].decode()) if name in values else end_from(ends[name]) if name in ends else None
         kind = row["kind"]
         if state == 3:
             status = Status.HELD
@@ -231,7 +261,7 @@ def steps_from(
                 name=row["name"],
                 kind=kind,
                 status=status,
-                needs=tuple(sorted(needs.get(number, ()) if waits else row["needs"])),
+                needs=tuple(sorted(needs.get(number, ()) if waits else _needs(row, templates.get(name)))),
                 actor=row.get("actor", ""),
                 source=row.get("source", ""),
                 message=message_id(run, number, attempt) if state and kind == "message" else "",
@@ -241,7 +271,11 @@ def steps_from(
     return found
 
 
-def _end(text: bytes) -> End:
+def _needs(row: Mapping[str, Any], kept_apart: bytes | None) -> Sequence[int]:
+    return row["needs"] if kept_apart is None else json.loads(kept_apart)["needs"]
+
+
+def end_from(text: bytes) -> End:
     row = json.loads(text)
     failure = row.get("failure")
     return End(

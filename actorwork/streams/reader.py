@@ -217,7 +217,6 @@ class Reader:
     async def _read_once(self, exclusive: Exclusive | None) -> bool:
         """Wait for room, and read; return whether to read again at once."""
         sources = self._sources
-        sink = sources.sink
         if sources.backlog() > self._most_behind:
             await sources.wait_settled()
             return True
@@ -228,8 +227,8 @@ class Reader:
                 finally:
                     turn.set()
             return True
-        if not sources.streams or sink.credit() <= 0:
-            if sources.urgent and not sources.isolation.is_closed and (room := sink.credit(urgent=True)) > 0:
+        if not sources.streams or sources.credit() <= 0:
+            if sources.urgent and not sources.isolation.is_closed and (room := sources.credit(urgent=True)) > 0:
                 if exclusive is None:
                     return False  # Urgent messages wait for room, as all others do.
                 await self._read_urgent(exclusive, room)
@@ -259,7 +258,7 @@ class Reader:
             # them, even if the sink has room for both by now. Otherwise order within a source would be lost.
             await self._reclaimer.maintain()
             return True
-        credit = room = sources.sink.credit()
+        credit = room = sources.credit()
         if sources.backlog():
             room = min(room, self._most_behind)
         if not takes_all:

@@ -477,7 +477,7 @@ class Reclaimer:
 def _cancel(sources: SourceSet, source: str, cancelled: Sequence[bytes]) -> None:
     for message_id, note in zip(cancelled[::2], cancelled[1::2], strict=True):
         reason, is_forced = note[1:].decode(errors="replace"), note[:1] == b"1"
-        sources.subscription.sink.cancel(source, message_id.decode(errors="replace"), reason, force=is_forced)
+        sources.cancel(source, message_id.decode(errors="replace"), reason, force=is_forced)
 
 
 def _tell_of_trouble(sources: SourceSet, error: RedisError) -> None:

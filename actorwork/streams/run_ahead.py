@@ -57,7 +57,7 @@ class RunAhead:
             return 0
         if len(sources.by_stream) > 1 or not sources.streams:
             return 0
-        room = sources.sink.credit() - self._asked
+        room = sources.credit() - self._asked
         asked = min(most, self._room.share(room)) if room > 0 else 0
         if asked:
             self._asked += asked

@@ -11,6 +11,8 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from actorwork.abc import Runs
 from actorwork.errors import BrokerError
 from actorwork.message import Status
@@ -61,9 +63,9 @@ class RedisRuns(Runs):
     async def _refuse_older(self, plan: Plan) -> None:
         """Refuse to start a run whose steps would be read by nodes that may not know how to join them."""
         if self._formats is None:
-            from actorwork.streams.formats import Formats  # noqa: PLC0415 - most programs have no workflows
+            from actorwork.streams.formats import FORMAT_OF_RUNS, Formats  # noqa: PLC0415 - most programs have no workflows
 
-            self._formats = Formats(self._client)
+            self._formats = Formats(self._client, FORMAT_OF_RUNS)
         sources = {step.source for step in plan.steps if step.source}
         older = await self._formats.older_of(sources)
         if older:
@@ -74,6 +76,18 @@ class RedisRuns(Runs):
             )
 
     async def info(self, run: str) -> RunInfo | None:
+        info = await self._look(run)
+        if info is None or info.status is not Status.SUCCESS or info.result is not None:
+            return info
+        from actorwork.streams.joining import result_of  # noqa: PLC0415 - as below
+
+        with cannot(f"look at the result of run {run!r}"):
+            home = await self._home(run)
+            result = None if home is None else await result_of(self._client, home, run)
+        return None if result is None else attrs.evolve(info, result=result)
+
+    async def _look(self, run: str) -> RunInfo | None:
+        """Return a run, without a result that is not joined."""
         from actorwork.policy.runs.values import MOST_FAILURES  # noqa: PLC0415 - as below
         from actorwork.streams.plans import INFO_FIELDS, info_from  # noqa: PLC0415
 
@@ -100,7 +114,9 @@ class RedisRuns(Runs):
             if home is None:
                 return []
             at = keys.run(home, run)
-            commands = [("HGETALL", f"{at}:{part}") for part in ("steps", "state", "ends", "values", "grown")]
+            commands = [
+                ("HGETALL", f"{at}:{part}") for part in ("steps", "state", "ends", "values", "templates", "grown")
+            ]
             hashes: list[dict[bytes, bytes]] = checked(await self._client.call_many(commands, idempotent=True))
             if hashes.pop():
                 hashes.append(await self._client.call("HGETALL", f"{at}:next", idempotent=True))
@@ -131,7 +147,7 @@ class RedisRuns(Runs):
             for run in await self._of_statuses(page, statuses):
                 if len(runs) == limit:
                     return runs
-                info = await self.info(run)
+                info = await self._look(run)
                 if info is not None and (not statuses or info.status in statuses):
                     runs.append(info)
         return runs

@@ -148,9 +148,9 @@ class SettleCalls:
     async def _wait_for_readers(self, in_flight: InFlightEntries, sources: Collection[str]) -> None:
         """Wait until no node reads these sources that may not know how a step is joined."""
         if self._formats is None:
-            from actorwork.streams.formats import Formats  # noqa: PLC0415 - only for runs
+            from actorwork.streams.formats import FORMAT_OF_RUNS, Formats  # noqa: PLC0415 - only for runs
 
-            self._formats = Formats(self.client)
+            self._formats = Formats(self.client, FORMAT_OF_RUNS)
         await self.wait_for_end_of_older(
             partial(self._formats.older_of, sources),
             f"settling a message of {in_flight.source} that sends steps to {', '.join(sorted(sources))}",

@@ -10,14 +10,14 @@ All `InFlightEntries` are replaced together when the node begins a new incarnati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from actorwork import events
 from actorwork.abc import DeliverySink, EventSink, Subscription
-from actorwork.message import Delivery, Priority
+from actorwork.message import INPUTS, Delivery, Priority
 from actorwork.policy.settlement import Fail, Reject
 from actorwork.streams import entries
 from actorwork.streams.in_flight import Counters, InFlightEntries
@@ -26,6 +26,9 @@ from actorwork.streams.keys import SourceKeys
 from actorwork.streams.settler import Settler
 from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import ResponseError, checked
+
+if TYPE_CHECKING:
+    from actorwork.streams.inputs import Inputs
 
 SOURCES: Final = 64
 _PATIENCE: Final = 0.1
@@ -58,10 +61,43 @@ class SharedRoom:
             with trio.move_on_after(_PATIENCE):
                 await self._is_over.wait()
             self._is_over.set()  # The next reader need not have patience with the same read.
-            while sources.sink.credit() <= 0:
+            while sources.credit() <= 0:
                 await sources.wait_room()
             self._is_over = trio.Event()
             return self._is_over
+
+
+class Fetching:
+    """The deliveries of a node that wait for their inputs, for its source sets: most nodes never have any."""
+
+    def __init__(
+        self,
+        client: RedisClient,
+        nursery: trio.Nursery,
+        settler: Settler,
+        release: Callable[[Sequence[Delivery]], Awaitable[None]],
+        resume: Callable[[Subscription], None],
+        emit: EventSink,
+    ) -> None:
+        self.settler = settler
+        self.inputs: Inputs | None = None
+        self._needed = client, nursery, settler, release, resume, emit
+
+    def __repr__(self) -> str:
+        return f"<Fetching of {self.inputs!r}>"
+
+    def take(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Keep the deliveries that have no inputs yet; return the others."""
+        if self.inputs is None:
+            from actorwork.streams.inputs import Inputs  # noqa: PLC0415 - see above
+
+            self.inputs = Inputs(*self._needed)
+        return self.inputs.take(in_flight, deliveries)
+
+    async def stop(self) -> None:
+        """Release what waits, and what still comes."""
+        if self.inputs is not None:
+            await self.inputs.stop()
 
 
 class SourceSet:
@@ -74,7 +110,7 @@ class SourceSet:
         incarnation: str,
         *,
         client: RedisClient,
-        settler: Settler,
+        fetching: Fetching,
         emit: EventSink,
         counters: Counters,
     ) -> None:
@@ -101,7 +137,7 @@ class SourceSet:
         self.interrupt_reader: Callable[[], None] = _no_reader
         self._keys = {source: SourceKeys.of(source) for source in sources}
         self._client = client
-        self._settler = settler
+        self._fetching = fetching
         self._room = trio.Event()
         self._waits_for_server = False
         self.begin(incarnation)
@@ -112,6 +148,10 @@ class SourceSet:
     @property
     def group(self) -> str:
         return self.subscription.group
+
+    @property
+    def _settler(self) -> Settler:
+        return self._fetching.settler
 
     @property
     def isolation(self) -> Isolation:
@@ -202,7 +242,18 @@ class SourceSet:
 
     def room_at(self, level: Priority) -> int:
         """Return how many deliveries of a priority the sink takes now."""
-        return max(0, self.sink.credit(urgent=True) if level < Priority.NORMAL else self.sink.credit())
+        return max(0, self.credit(urgent=level < Priority.NORMAL))
+
+    def credit(self, *, urgent: bool = False) -> int:
+        """Return how many more deliveries the sink takes, beside those that wait for their inputs here."""
+        room, inputs = self.sink.credit(urgent=urgent), self._fetching.inputs
+        return room if inputs is None else room - inputs.count(self.sink)
+
+    def cancel(self, source: str, message_id: str, reason: str, *, force: bool) -> None:
+        """End a message that was cancelled, wherever its delivery is here."""
+        inputs = self._fetching.inputs
+        if inputs is None or not inputs.cancel(self.sink, source, message_id, reason):
+            self.sink.cancel(source, message_id, reason, force=force)
 
     def _new_in_flight(self, source: str, level: Priority) -> InFlightEntries:
         made = InFlightEntries(
@@ -259,7 +310,7 @@ class SourceSet:
 
     async def wait_room(self) -> None:
         """Wait until the sink may have room."""
-        if self.streams and self.sink.credit() > 0:
+        if self.streams and self.credit() > 0:
             return
         self._room = trio.Event()
         await self._room.wait()
@@ -282,7 +333,10 @@ class SourceSet:
         self.counters.read += len(deliveries)
         if deliveries:
             self._settler.notes.received(in_flight, deliveries)
-            self.sink.offer(deliveries)
+            if any(one.headers and INPUTS in one.headers for one in deliveries):
+                deliveries = self._fetching.take(in_flight, deliveries)
+            if deliveries:
+                self.sink.offer(deliveries)
         if in_flight.plain or in_flight.others:
             self._settler.start(in_flight)
 

@@ -57,7 +57,8 @@ def test_each_point_is_passed_in_one_place_behind_a_comparison_with_none():
 
 
 def test_a_drill_goes_through_each_point():
-    drills = (HOUSE / "tests" / "drills" / "test_windows.py").read_text(encoding="utf-8")
+    files = [HOUSE / "tests" / "drills" / name for name in ("test_windows.py", "test_joins.py")]
+    drills = "".join(file.read_text(encoding="utf-8") for file in files)
     drilled = re.findall(r'"([a-z_]+\.[a-z]+)[":]', drills)
     assert POINTS - set(drilled) == set()
 

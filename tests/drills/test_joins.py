@@ -20,6 +20,7 @@ from actorwork import Client, MessageFailed, open_client
 from actorwork.clients.runs import Run
 from actorwork.message import Envelope
 from actorwork.policy.settlement import Ack
+from actorwork.streams.plans import MOST_JOINED
 from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.conformance.fake_consumer import open_consumer
 from actorwork.testing.proxy import open_proxy
@@ -97,6 +98,22 @@ async def test_a_node_that_dies_as_it_settles_a_member_at_redis_lets_the_body_ru
     here: Redis, drill: Drill, crash_at: str
 ):
     await die_while_joining(drill, here.url, crash_at)
+
+
+@pytest.mark.parametrize("crash_at", forms("inputs.fetched", more=[f"handler.begun:{MOST_JOINED + 2}"]))
+async def test_a_node_that_dies_with_the_inputs_of_a_body_lets_the_body_run_once(
+    here: Redis, drill: Drill, crash_at: str
+):
+    numbers = range(MOST_JOINED + 1)
+    async with opened(here.url) as (place, client):
+        run = await client.start(joined("all", doubles(*numbers)))
+        node = drill.start("joins", here.url, lease=LEASE, crash_at=crash_at)
+        await node.wait_killed()
+        second = await drill.start_up("joins", here.url, lease=LEASE)
+        assert await run.result(timeout=PATIENCE) == sum(2 * number for number in numbers)
+        await place.wait_empty(MEMBERS, JOINS)
+        await second.stop()
+        await check_joins(place, {"all": [2 * number for number in numbers]}, numbers)
 
 
 @pytest.mark.parametrize("crash_at", forms(*EMBEDDED, more=MORE_EMBEDDED))

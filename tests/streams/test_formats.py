@@ -8,7 +8,7 @@ from actorwork.message import Envelope
 from actorwork.policy.runs.values import Need, Plan, StepPlan
 from actorwork.policy.settlement import Ack
 from actorwork.streams.broker import RedisBroker, open_broker
-from actorwork.streams.formats import FORMAT
+from actorwork.streams.formats import FORMAT, FORMAT_OF_RUNS, FORMAT_OF_SHARDS, older_readers
 from actorwork.streams.keys import lease
 from actorwork.testing.conformance import open_consumer
 
@@ -34,9 +34,10 @@ async def read_as_older(broker: RedisBroker, source: str, name: str = "older", h
         await broker.client.call("XGROUP", "CREATECONSUMER", source, consumer.subscription.group, name)
 
 
-async def test_a_run_starts_once_no_older_node_would_read_its_steps(url: str):
+@pytest.mark.parametrize("held", ["a.host:18", f"a.host:18 {FORMAT_OF_RUNS - 1}"])
+async def test_a_run_starts_once_no_older_node_would_read_its_steps(url: str, held: str):
     async with open_broker(url, emit=ignore) as broker:
-        await read_as_older(broker, "orders")
+        await read_as_older(broker, "orders", held=held)
         with pytest.raises(
             BrokerError, match=r"'r' was not started: nodes of an older .* read one of orders, .*\(older\)"
         ):
@@ -72,3 +73,13 @@ async def test_a_handler_that_starts_a_run_is_settled_once_no_older_node_would_r
         async with open_consumer(broker, "orders") as reader:
             await reader.settle(await reader.take_one())
         assert await broker.runs.info("r") is not None
+
+
+async def test_nodes_that_know_shards_keep_no_source_from_being_divided_though_they_are_older(url: str):
+    async with open_broker(url, emit=ignore) as broker:
+        held = f"a.host:18 {FORMAT_OF_SHARDS}"
+        await broker.client.call("SET", lease("older"), held)
+        assert await older_readers(broker.client, ["orders"], FORMAT_OF_SHARDS) == []
+        await read_as_older(broker, "orders", held=held)
+        assert await older_readers(broker.client, ["orders"], FORMAT_OF_SHARDS) == []
+        assert await older_readers(broker.client, ["orders"], FORMAT) == ["older"]

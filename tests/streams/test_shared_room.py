@@ -19,7 +19,7 @@ class Sources:
     """What waits for room is woken by all that may have made some, and may find none."""
 
     def __init__(self, sink: Sink) -> None:
-        self.sink = sink
+        self.credit = sink.credit
         self.lot = trio.lowlevel.ParkingLot()
 
     async def wait_room(self) -> None:

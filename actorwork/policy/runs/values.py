@@ -216,6 +216,25 @@ class End:
         )
 
 
+def filled(
+    template: Template, ends: Mapping[int, tuple[str, End]], failures: Callable[[], Iterable[tuple[str, End]]]
+) -> Iterator[str]:
+    """Yield the JSON of a template with the ends of its needs in their places; each end has the name of its step."""
+    for piece in template:
+        match piece:
+            case str():
+                yield piece
+            case Need(step=step, wants="result"):
+                yield ends[step][1].as_result()
+            case Need(step=step):
+                name, end = ends[step]
+                yield end.as_outcome(name)
+            case Gather(parts=parts):
+                yield "[" + ",".join(filled(parts, ends, failures)) + "]"
+            case Failures():
+                yield "[" + ",".join(end.as_failed(name) for name, end in failures()) + "]"
+
+
 _KIND_OF_FAILURE: Final[Mapping[str, Kind]] = {"Expired": "expired", "Cancelled": "cancelled", "Lost": "lost"}
 
 

@@ -1,13 +1,17 @@
 -- A run of a workflow as it is stored, and how scripts read and write it. (A part: scripts begin with the parts they need.)
 --
 --   actorwork:{<home>}:flow:<run>         the run, a hash: secret (`step_claim` in order.lua), status, reason, title, total, open,
---                                         holds, ttl, started, late (ends that came after the end of their step or of the run), ...
+--                                         holds, ttl, format (of the nodes that may read its steps, formats.py), started, late (ends
+--                                         that came after the end of their step or of the run), ...
 --   actorwork:{<home>}:flow:<run>:steps   number -> JSON: name, kind, source, template, ... ; never changed
+--   actorwork:{<home>}:flow:<run>:templates   number -> JSON: template and needs of a step that has very many. No script decodes
+--                                         it: in `steps`, such a step has `inputs` instead, how many there were in the beginning
 --   actorwork:{<home>}:flow:<run>:next    number -> JSON: who waits for it, whether for the result ('r') or outcome ('o'), and 1 if
 --                                         as a member of a group, for all of whose members it waits
 --   actorwork:{<home>}:flow:<run>:grown   number of a group -> JSON: the steps that were added to it
 --   actorwork:{<home>}:flow:<run>:state   s<number>: 1 sent, 2 ended, 3 held; n<number>: needs left; a<number>: attempts
 --                                         p<number>: the place of its message, to drop it; c<number>: the run in its place;
+--                                         b<number>: bytes of the long ones among its inputs (`inputs.size` in run_messages.lua);
 --                                         l<number>: of a step of whose message the run keeps the life (state.lua): '' as long as
 --                                         it is open, then JSON of what is known of it besides, by the names of its fields
 --   actorwork:{<home>}:flow:<run>:ends    number -> JSON: how, failure, whether caused by another step; not if it is done
@@ -33,11 +37,11 @@ local CLOSED_AT_ONCE = 300
 local FEW_AT_ONCE = 4 -- Fields of a hash: to count each down by itself takes less time than to read and write all.
 local TRY_AGAIN_MS = 1000
 local PAGES_KEPT_MS = 3600000
-local PAGED = { ':steps', ':state', ':next', ':ready' } -- What the pages of a large run hold.
+local PAGED = { ':steps', ':templates', ':state', ':next', ':ready' } -- What the pages of a large run hold.
 local OPEN = { STARTED = true, PAUSED = true, HELD = true }
 local HOLDING = { failed = true, rejected = true, expired = true, lost = true }
-local SUFFIXES = { ':steps', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo', ':undoes', ':asks',
-  ':signals', ':grown' }
+local SUFFIXES = { ':steps', ':templates', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo',
+  ':undoes', ':asks', ':signals', ':grown' }
 
 -- What ends a step, and what starts a run, needs these keys, beside those of its messages: asked before anything is done.
 local function needs_of_join(home)
@@ -78,13 +82,14 @@ local runs = {} -- Those that this script has looked at.
 local function run_at(home, run)
   local at = 'actorwork:{' .. home .. '}:flow:' .. run
   if not runs[at] then
-    local known = redis.pcall('HMGET', at, 'status', 'total', 'holds', 'secret', 'ttl')
+    local known = redis.pcall('HMGET', at, 'status', 'total', 'holds', 'secret', 'ttl', 'format')
     if known.err or not known[1] then
       return nil
     end
     runs[at] = {
       at = at, home = home, run = run, status = known[1], total = tonumber(known[2]), holds = known[3] == '1', secret = known[4] or '',
       ttl = known[5],
+      is_fetched = (known[6] or '') ~= '', -- Of a run that older ones have begun, older nodes may read the steps.
       due = 'actorwork:{' .. home .. '}:flows:due', state = at .. ':state', ready = at .. ':ready',
     }
   end

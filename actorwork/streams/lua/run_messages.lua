@@ -1,4 +1,13 @@
 -- The messages of steps: templates, filled in with what other steps returned. (A part: scripts begin with the parts they need.)
+--
+-- Of many inputs, or long ones, none is read here: the message says so in its header `actorwork-inputs`, and the node that reads it
+-- joins them, before its actor gets it (streams/inputs.py). So a script that sends a step takes as long whatever the step waits for.
+
+local inputs = {
+  MOST = 500, -- Inputs that a script joins to a message; as in streams/plans.py.
+  MOST_BYTES = 65536,
+  SHORT = 128, -- Bytes of an input that is not counted: so many of them are 64 kB.
+}
 
 local function as_failed(name, ended)
   local failure = ended.failure or { type = ended.how, reason = '' }
@@ -83,12 +92,8 @@ local function fetch(key, numbers, found)
   return found
 end
 
-local function text_of(r, template)
-  if #template == 1 and type(template[1]) == 'string' then
-    return template[1]
-  end
-  local wanted, text = {}, {}
-  gather(r, template, wanted)
+local function joined(r, template, wanted)
+  local text = {}
   local values, failed = fetch(r.at .. ':values', wanted, {}), {}
   for _, step in ipairs(wanted) do
     if not values[step] then
@@ -99,10 +104,56 @@ local function text_of(r, template)
   return table.concat(text)
 end
 
+-- How many bytes an end adds to the messages of those who wait for it; 0 for a few, of which there may be many in a message.
+function inputs.size(ended)
+  local text = ended.value or ended.failure and ended.failure.reason
+  return type(text) == 'string' and #text > inputs.SHORT and #text or 0
+end
+
+-- Whether inputs take long to join: they are very many, or long. `step` is that which waits for them, or RESULT.
+function inputs.are_large(r, step, count)
+  return r.is_fetched and (count > inputs.MOST
+    or count > 0 and tonumber(redis.call('HGET', r.state, 'b' .. step) or '0') > inputs.MOST_BYTES)
+end
+
+-- The result of a run as JSON; false if those who ask for it are to join it (streams/joining.py), unless it `is_wanted` now: a run in
+-- the place of a step has the result of one of its own steps.
+function inputs.result(r, text, count, is_wanted)
+  if tonumber(count or '0') > inputs.MOST and r.is_fetched and not is_wanted then
+    return false
+  end
+  local template, wanted = cjson.decode(text), {}
+  gather(r, template, wanted)
+  return (is_wanted or #wanted < 2 or not inputs.are_large(r, whole(RESULT), #wanted)) and joined(r, template, wanted)
+end
+
+-- The message of a step, and its headers. What is not joined here is no JSON: a node of a version that does not know the header
+-- makes it a dead letter, and who looks at the message sees what it is.
+function inputs.message(r, plan, step)
+  local template, count = plan.template, plan.inputs
+  if template then
+    if #template == 1 and type(template[1]) == 'string' then
+      return template[1], plan.headers
+    end
+    local wanted = {}
+    gather(r, template, wanted)
+    count = #wanted
+    if not step or not inputs.are_large(r, step, count) then
+      return joined(r, template, wanted), plan.headers
+    end
+  end
+  local number = r.run .. '/' .. step
+  -- The proof keeps other producers from having a node read what they may not (streams/inputs.py).
+  local header = cjson.encode(r.home .. '/' .. number .. '/' .. redis.sha1hex(r.secret .. '/inputs/' .. number))
+  return '(inputs: ' .. whole(count) .. ", which the node that reads the message takes from run '" .. r.run .. "')",
+    '{"actorwork-inputs":' .. header .. ',' .. string.sub(plan.headers, 2)
+end
+
 local function write_message(r, plan, id, sent, unlisted, is_kept)
   local prefix = 'actorwork:{' .. plan.source .. '}:'
   local claim = step_claim(r.secret, id)
-  local fields = { 'id', id, 'data', text_of(r, plan.template), 'headers', plan.headers, 'claim', claim }
+  local data, headers = inputs.message(r, plan, plan.number)
+  local fields = { 'id', id, 'data', data, 'headers', headers, 'claim', claim }
   for _, name in ipairs({ 'type', 'group', 'key', 'priority' }) do
     if plan[name] then
       fields[#fields + 1] = name

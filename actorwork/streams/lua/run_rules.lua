@@ -72,6 +72,7 @@ local function send_all(r, steps)
         local prefix = 'actorwork:{' .. plan.source .. '}:'
         unlisted[prefix] = unlisted[prefix] or {}
         local attempt = known['a' .. step]
+        plan.number = step
         local is_kept = not attempt and plan.source == r.home and not plan.due and not plan.key
         local place = send_message(r, plan, id_of(r, step, attempt), sent, unlisted[prefix], is_kept)
         if place then
@@ -154,9 +155,15 @@ local function record_caused(r, steps, ends)
   write_pairs(r.at .. ':ends', texts)
 end
 
--- Counts down what steps lack: how many of their needs have ended. Returns those that lack nothing now.
-local function meet(r, steps, counts)
+-- Counts down what steps lack: how many of their needs have ended, with how many bytes (nil: none that count). Returns those that
+-- lack nothing now.
+local function meet(r, steps, counts, sizes)
   local ready = {}
+  for _, step in ipairs(sizes and steps or NONE) do
+    if (sizes[step] or 0) > 0 then
+      redis.call('HINCRBY', r.state, 'b' .. whole(step), sizes[step])
+    end
+  end
   if #steps <= FEW_AT_ONCE then
     for _, step in ipairs(steps) do
       if redis.call('HINCRBY', r.state, 'n' .. step, -counts[step]) == 0 and step ~= RESULT then
@@ -191,6 +198,8 @@ local function spread(r, first, how)
   local ended = { { first, how } }
   local cancelled, ends, is_cancelled, open = {}, {}, {}, 0
   local met, counts = {}, {}
+  local size = inputs.size(how)
+  local sizes = size > 0 and {}
   while #ended > 0 do
     local numbers, waiting, known, next_ended = {}, {}, {}, {}
     for i, one in ipairs(ended) do
@@ -219,6 +228,9 @@ local function spread(r, first, how)
             met[#met + 1] = dependent
           end
           counts[dependent] = (counts[dependent] or 0) + 1
+          if sizes and step == first then
+            sizes[dependent] = size
+          end
         else
           if not caused then
             local reason = "needs '" .. name_of(r, step) .. "', which " .. said(end_of_it)
@@ -253,7 +265,7 @@ local function spread(r, first, how)
       left[#left + 1] = step
     end
   end
-  return meet(r, left, counts)
+  return meet(r, left, counts, sizes)
 end
 
 local function first_failure(r)
@@ -320,11 +332,12 @@ end
 
 local function finish(r, status, reason)
   reason = reason or ''
-  local rest = redis.call('HMGET', r.at, 'result_template', 'heir', 'ttl')
+  local rest = redis.call('HMGET', r.at, 'result_template', 'heir', 'ttl', 'result_inputs')
   local now = whole(now_ms())
-  if status == 'SUCCESS' then
-    redis.call('HSET', r.at, 'result', text_of(r, cjson.decode(rest[1])))
-  elseif reason == '' then
+  local result = status == 'SUCCESS' and inputs.result(r, rest[1], rest[4], rest[2])
+  if result then
+    redis.call('HSET', r.at, 'result', result)
+  elseif status ~= 'SUCCESS' and reason == '' then
     reason = first_failure(r)
   end
   set_status(r, status, reason)
@@ -336,7 +349,7 @@ local function finish(r, status, reason)
     local record = '{' .. (heir.flow and '"flow":"' .. heir.flow .. '",' or '')
     record = record .. '"source":' .. cjson.encode(heir.source) .. ',"id":' .. cjson.encode(heir.id)
     if status == 'SUCCESS' then
-      record = record .. ',"status":"done","value":' .. redis.call('HGET', r.at, 'result') .. '}'
+      record = record .. ',"status":"done","value":' .. result .. '}'
     else
       local failure = { type = status == 'CANCELLED' and 'Cancelled' or 'RunFailed', reason = reason, traceback = '' }
       local how = status == 'CANCELLED' and 'rejected' or 'failed'
@@ -440,6 +453,7 @@ local function end_done(r, numbers, returned, kept)
   end
   -- Members of a group are waited for by the same steps, in the same words.
   local times, last_of, position = {}, {}, 0
+  local size_by, has_long = {}, false
   for first = 1, #numbers, CHUNK do
     local last = math.min(first + CHUNK - 1, #numbers)
     for _, text in ipairs(redis.call('HMGET', r.at .. ':next', unpack(numbers, first, last))) do
@@ -447,13 +461,21 @@ local function end_done(r, numbers, returned, kept)
       if text then
         times[text] = (times[text] or 0) + 1
         last_of[text] = position
+        if #returned[position] > inputs.SHORT then
+          has_long = true
+          size_by[text] = (size_by[text] or 0) + #returned[position]
+        end
       end
     end
   end
   local ended, turn, dependents = {}, {}, {}
+  local sizes = has_long and {}
   for text, count in pairs(times) do
     for i, waits in ipairs(decoded_of(text)) do
       local dependent = waits[1]
+      if size_by[text] then
+        sizes[dependent] = (sizes[dependent] or 0) + size_by[text]
+      end
       if not ended[dependent] then
         dependents[#dependents + 1] = { dependent }
       end
@@ -469,5 +491,5 @@ local function end_done(r, numbers, returned, kept)
       met[#met + 1] = waits[1]
     end
   end
-  go_on(r, meet(r, met, ended))
+  go_on(r, meet(r, met, ended, sizes))
 end

@@ -27,6 +27,9 @@ local function add_steps(at, new)
     end
   end
   write('HSET', at .. ':steps', steps)
+  for number, text in pairs(new.templates or NONE) do
+    redis.call('HSET', at .. ':templates', number, text)
+  end
   write('HSET', at .. ':state', state)
   write('ZADD', at .. ':ready', ready)
   write('HSET', at .. ':next', waiting)
@@ -159,8 +162,9 @@ local function start_run(new, text)
   end
   redis.call('ZADD', 'actorwork:{' .. new.home .. '}:flows', whole(now), new.run)
   redis.call('HSET', at, 'status', 'STARTED', 'reason', '', 'title', new.title, 'total', new.total, 'open', new.total,
-    'holds', new.holds, 'secret', new.secret, 'ttl', whole(new.ttl), 'started', whole(now), 'result_template', new.result)
-  for _, name in ipairs({ 'on_error', 'heir' }) do
+    'holds', new.holds, 'secret', new.secret, 'ttl', whole(new.ttl), 'format', new.format or '', 'started', whole(now),
+    'result_template', new.result)
+  for _, name in ipairs({ 'on_error', 'heir', 'result_inputs' }) do
     if new[name] then
       redis.call('HSET', at, name, new[name])
     end
