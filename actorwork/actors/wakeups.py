@@ -95,13 +95,10 @@ def check_deadlock(actor: object, title: str) -> None:
         task = reply.asker if isinstance(reply, Reply) else None
 
 
-def check_loop(what: str) -> None:
-    """Raise `NotRunning` under another event loop than Trio's, or under none."""
+def check_loop(what: str, instead: str) -> None:
+    """Raise `NotRunning`, which says what to do instead, under another event loop than Trio's, or under none."""
     if not trio.lowlevel.in_trio_run():
-        raise NotRunning(
-            f"{what} runs on Trio: use it in a function that `trio.run` runs. Beside asyncio (uvicorn, Jupyter), give"
-            " Trio a thread of its own: `await asyncio.to_thread(trio.run, main)`. Hypercorn serves ASGI on Trio"
-        )
+        raise NotRunning(f"{what} runs on Trio: use it in a function that `trio.run` runs. {instead}")
 
 
 def wrong_thread(what: str) -> NotRunning:

@@ -52,7 +52,11 @@ async def open_client(
     `durability`, every call that sends returns once that is confirmed, and otherwise raises `Unconfirmed`. At the end
     of the block, calls of `ask` that still wait are cancelled.
     """
-    check_loop("open_client")
+    check_loop(
+        "open_client",
+        "On asyncio (uvicorn, Jupyter) use `actorwork.aio.open_client`, and without an event loop"
+        " `actorwork.sync.open_client`",
+    )
     layers, wanted = checked_layers(middleware), as_durability(durability)
     async with AsyncExitStack() as stack:
         emit = LogSink("client")

@@ -318,7 +318,11 @@ async def open_announced(
     tree: object, given: SystemOptions, announce: Callable[[System], object]
 ) -> AsyncGenerator[System]:
     """Do as `open_system`, and pass the system to `announce` before it starts."""
-    check_loop("open_system")
+    check_loop(
+        "open_system",
+        "In a program on asyncio (uvicorn, Jupyter), or without an event loop, `actorwork.SystemThread` hosts a system"
+        " in a thread of its own",
+    )
     given = with_config(given)
     whole, root = parts_to_start(tree, given)
     # Who looks at a system wants its figures, too.

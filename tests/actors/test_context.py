@@ -260,9 +260,11 @@ async def use_system() -> None:
         pass
 
 
-@pytest.mark.parametrize("use", [use_client, use_system])
-def test_under_asyncio_the_error_says_what_to_do(use: Callable[[], Coroutine[Any, Any, None]]):
-    with pytest.raises(NotRunning, match=r"open_(client|system) runs on Trio: .*asyncio\.to_thread\(trio\.run, main\)"):
+@pytest.mark.parametrize(
+    ("use", "instead"), [(use_client, r"actorwork\.aio\.open_client"), (use_system, r"actorwork\.SystemThread")]
+)
+def test_under_asyncio_the_error_says_what_to_do(use: Callable[[], Coroutine[Any, Any, None]], instead: str):
+    with pytest.raises(NotRunning, match=f"open_(client|system) runs on Trio: .*{instead}"):
         asyncio.run(use())
 
 
