@@ -22,7 +22,7 @@ from actorwork.streams.node import RedisNode
 from actorwork.streams.sending import RedisSending
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import ConnectionEvent, ConnectionLost, RedisClient, open_client
-from actorwork.streams.transport.redis_py import RedisError
+from actorwork.streams.transport.redis_py import RedisError, cannot
 from actorwork.streams.transport.urls import is_of_cluster
 from actorwork.streams.watches import subscribed
 
@@ -235,7 +235,8 @@ class RedisBroker(RedisSending, Broker):
         self._replies[channel] = place
         try:
             async with open_unwrapping_nursery() as nursery:
-                await self._client.subscribe(channel)
+                with cannot("wait for replies"):
+                    await self._client.subscribe(channel)
                 nursery.start_soon(place.run)
                 yield place
                 nursery.cancel_scope.cancel()

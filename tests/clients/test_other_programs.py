@@ -508,6 +508,11 @@ def test_an_ask_without_the_right_to_subscribe_is_an_error_of_the_broker(own_ser
             with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):
                 await client.ref(Calculator).ask(Square(1), timeout=PATIENCE)
 
+    async def on_trio() -> None:
+        async with actorwork.open_client(own_server.url) as client:
+            with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):
+                await client.ref(Calculator).ask(Square(1), timeout=PATIENCE)
+
     with sync.open_client(own_server.url) as client:
         admin = BlockingRedis(Address.parse(own_server.url), Deadlines(), 5, lambda _: None)
         run(admin.call("ACL", "SETUSER", "default", "-subscribe"))
@@ -515,6 +520,7 @@ def test_an_ask_without_the_right_to_subscribe_is_an_error_of_the_broker(own_ser
         with pytest.raises(BrokerError, match=r"cannot wait for replies: .*permissions to run the 'subscribe'"):
             client.ref(Calculator).ask(Square(1), timeout=PATIENCE)
     run_asyncio(on_asyncio)
+    trio.run(on_trio)
 
 
 # ---- asyncio ----
