@@ -199,8 +199,8 @@ class Subscription(Shown):
     states_known: Callable[[Sequence[Delivery], Sequence[str]], None] | None = None
     """Set by an entity, whose settlements may bring the next deliveries (run-ahead).
 
-    Called right before such deliveries are offered, with the stamp of the committed state of each key: "" if there is
-    none, "?" if it is not known.
+    Called right before such deliveries are offered, and others of which the broker has told it, with the stamp of the
+    committed state of each key: "" if there is none, "?" if it is not known.
     """
 
 

@@ -14,6 +14,7 @@
   after eight reads.
 - A node that handles messages faster than the server applies their settlements reads no more than that: what is read
   ahead of the server is of no use to others, and what waits for the last settlement of a group would wait for the rest.
+- With a read for an entity goes the question which states its messages meet (stamps.py).
 - When a connection breaks, the entries of its last reply stay pending under our name. Before the next read `recover`
   looks for them, while no other reply is on its way.
 - A reader that gets no connection of its own, since the process may open no more files or the server takes no more
@@ -54,6 +55,7 @@ from actorwork.streams.transport.wire import is_list_of
 
 if TYPE_CHECKING:
     from actorwork.streams.reader_connections import ReaderConnections
+    from actorwork.streams.stamps import StampsOfReads
 
 _BLOCK: Final = 5.0
 _MOST: Final = 1000
@@ -101,7 +103,6 @@ class Reader:
         self._sources = sources
         self._key = sources.names[0]
         """Its slot is that of all of them."""
-        self._most_behind = _MOST_BEHIND * (1 if sources.subscription.states_known is None else 2)
         self._reclaimer = reclaimer
         self._room = room
         self._turn = 0
@@ -118,11 +119,20 @@ class Reader:
         """It had to read over the shared connection last."""
         self._first_level = _FirstLevel()
         self._reading: Mapping[bytes, InFlightEntries] = {}
+        self._stamps: StampsOfReads | None = None
+        if sources.subscription.states_known is not None:
+            from actorwork.streams.stamps import StampsOfReads  # noqa: PLC0415 - most nodes have no entities
+
+            self._stamps = StampsOfReads(client, sources)
         self._restored = 0
         self._restored_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Reader of {self._sources!r}>"
+
+    @property
+    def _most_behind(self) -> int:
+        return _MOST_BEHIND if self._stamps is None else 2 * _MOST_BEHIND
 
     def interrupt(self) -> None:
         """End the read in progress, so that a change of the source set takes effect."""
@@ -217,6 +227,8 @@ class Reader:
     async def _read_once(self, exclusive: Exclusive | None) -> bool:
         """Wait for room, and read; return whether to read again at once."""
         sources = self._sources
+        if self._stamps is not None and self._stamps.is_unknown:
+            await self._stamps.load()
         if sources.backlog() > self._most_behind:
             await sources.wait_settled()
             return True
@@ -289,6 +301,7 @@ class Reader:
         self._reading = sources.by_stream
         self._is_full = False
         self._count = min(_MOST, max(1, room // len(streams)))
+        then = () if self._stamps is None else self._stamps.command(streams)
         await exclusive.read(
             "XREADGROUP",
             "GROUP",
@@ -302,6 +315,7 @@ class Reader:
             *((">",) * len(streams)),
             block=_BLOCK,
             deliver=self._deliver,
+            then=then,
         )
 
     async def _read_urgent(self, exclusive: Exclusive, room: int) -> None:
@@ -317,11 +331,13 @@ class Reader:
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
 
-    def _deliver(self, reply: Mapping[bytes, Sequence[Any]]) -> None:
+    def _deliver(self, reply: Mapping[bytes, Sequence[Any]], told: object = None) -> None:
+        """Offer what a read has brought, and what was told of the states that it meets."""
         if _REPLIED is not None:
             _REPLIED()
         if not isinstance(reply, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a proxy may send anything
             raise ConnectionError(f"a read got {type(reply).__name__} as its reply: this connection cannot be trusted")
+        stamps = None if self._stamps is None else self._stamps.told(told)
         try:
             for stream, found in reply.items():
                 in_flight = self._reading.get(stream)
@@ -329,10 +345,12 @@ class Reader:
                     raise InvalidResponse(f"a read got entries of {stream!r}, which it did not ask for")
                 # If the lease of the name it was read under is lost, another node finds the entry pending there.
                 if not in_flight.is_over:
-                    self._sources.offer(in_flight, found)
+                    self._sources.offer(in_flight, found, stamps=stamps)
                     if self._connections is not None and found:
                         self._connections.note_found(self)
                     self._is_full = self._is_full or len(found) >= self._count
+                if self._stamps is not None:
+                    self._stamps.read(stream, found)
         except InvalidResponse as error:
             raise ConnectionError(f"{error}: this connection cannot be trusted") from error
 

@@ -94,9 +94,7 @@ class RunAhead:
             doing = f"reading {in_flight.source} with a settlement"
             sources.emit(BrokerTrouble(doing, str(error), "again, beginning with what is pending"))
             return False
-        if sources.subscription.states_known is not None:
-            sources.subscription.states_known(deliveries, [stamps[one.token[0]] for one in deliveries])
-        sources.offer_taken(in_flight, deliveries)
+        sources.offer_taken(in_flight, deliveries, stamps)
         return True
 
     async def wait_none_asked(self) -> None:

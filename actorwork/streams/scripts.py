@@ -95,6 +95,7 @@ PAUSE: Final = _PartedScript("pause", "clock")
 ENTITY: Final = _PartedScript("entity", "clock", "entities")
 LOAD_STATES: Final = _PartedScript("load_states")
 WAITS: Final = _PartedScript("waits", "clock")
+STAMPS: Final = _PartedScript("stamps")
 
 LIST_DELAYED: Final = _PartedScript("list_delayed")
 CANCEL: Final = _PartedScript("cancel", *_JOINING)

@@ -316,21 +316,31 @@ class SourceSet:
         await self._room.wait()
 
     def offer(
-        self, in_flight: InFlightEntries, found: Sequence[Any], *, count: int = 1, crashes: int = 0
+        self,
+        in_flight: InFlightEntries,
+        found: Sequence[Any],
+        *,
+        count: int = 1,
+        crashes: int = 0,
+        stamps: Mapping[bytes, str] | None = None,
     ) -> list[Delivery]:
-        """Record entries as in flight and put them into the sink.
+        """Record entries as in flight and put them into the sink; `stamps` are those of the states they meet, if known.
 
         There must be no checkpoint in here: a cancellation between the two steps would lose the deliveries.
         """
         deliveries = in_flight.take(found, count=count, crashes=crashes)
         if crashes and deliveries:
             self.isolation.begun(in_flight, (delivery.token[0] for delivery in deliveries))
-        self.offer_taken(in_flight, deliveries)
+        self.offer_taken(in_flight, deliveries, stamps)
         return deliveries
 
-    def offer_taken(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> None:
+    def offer_taken(
+        self, in_flight: InFlightEntries, deliveries: Sequence[Delivery], stamps: Mapping[bytes, str] | None = None
+    ) -> None:
         """Put deliveries into the sink that are in flight since this task had its last checkpoint."""
         self.counters.read += len(deliveries)
+        if stamps and (tell := self.subscription.states_known) is not None:
+            tell(deliveries, [stamps.get(delivery.token[0], "?") for delivery in deliveries])
         if deliveries:
             self._settler.notes.received(in_flight, deliveries)
             if any(one.headers and INPUTS in one.headers for one in deliveries):

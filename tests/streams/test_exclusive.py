@@ -301,3 +301,91 @@ async def test_an_exclusive_connection_waits_for_a_server_that_is_not_there():
                 nursery.start_soon(use)
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 server.start()
+
+
+THEN = ("ECHO", "then")
+"""A command that is sent along with a read."""
+
+
+async def read_then(exclusive: Exclusive, deliver: Callable[..., object] | None = None, block: float = 60) -> Any:
+    command = ("XREADGROUP", "GROUP", "group", "node", "BLOCK", int(block * 1000), "STREAMS", "source", ">")
+    return await exclusive.read(*command, block=block, deliver=deliver, then=THEN)
+
+
+def noting() -> tuple[list[tuple[Any, ...]], Callable[..., None]]:
+    """Return what was delivered, and what delivers it."""
+    delivered: list[tuple[Any, ...]] = []
+
+    def note(*replies: Any) -> None:
+        delivered.append(replies)
+
+    return delivered, note
+
+
+async def test_what_is_sent_along_with_a_read_is_run_once_that_has_ended(redis_url: str):
+    async with open_reader(redis_url) as (client, exclusive):
+        delivered, note = noting()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_then, exclusive, note)
+            await wait_blocked(client)
+            entry = await client.call("XADD", "source", "*", "f", "v")
+        ((reply, then),) = delivered
+        assert entries(reply) == [entry]
+        assert then == b"then"
+        assert await exclusive.call("PING") == b"PONG"
+
+
+async def test_its_reply_is_no_other_ones_after_a_read_that_found_nothing_or_failed(redis_url: str):
+    async with open_reader(redis_url) as (client, exclusive):
+        delivered: list[Any] = []
+        assert await read_then(exclusive, delivered.append, block=0.01) is None
+        assert await exclusive.call("PING") == b"PONG"
+        await client.call("DEL", "source")
+        with pytest.raises(ResponseError, match="NOGROUP"):
+            await read_then(exclusive, delivered.append)
+        assert await exclusive.call("PING") == b"PONG"
+        assert delivered == []
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "interrupted"])
+async def test_both_replies_are_taken_when_such_a_read_is_ended(redis_url: str, ends: str):
+    async with open_reader(redis_url) as (client, exclusive):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_then, exclusive)
+            await wait_blocked(client)
+            if ends == "cancelled":
+                nursery.cancel_scope.cancel()
+            else:
+                exclusive.interrupt()
+        entry = await client.call("XADD", "source", "*", "f", "v")
+        delivered, note = noting()
+        assert entries(await read_then(exclusive, note)) == [entry]
+        assert [then for _, then in delivered] == [b"then"]
+
+
+async def test_what_was_read_is_delivered_also_where_the_second_reply_does_not_come(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("actorwork.streams.transport.exclusive._DRAIN_LIMIT", 0.1)
+    async with open_reader(redis_url) as (client, exclusive):
+        entry = await client.call("XADD", "source", "*", "f", "v")
+        delivered, note = noting()
+        has_come = trio.Event()
+        receive = exclusive._receive
+
+        async def receive_one() -> Any:
+            if has_come.is_set():
+                await trio.sleep_forever()
+            reply = await receive()
+            has_come.set()
+            return reply
+
+        monkeypatch.setattr(exclusive, "_receive", receive_one)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_then, exclusive, note)
+            await has_come.wait()
+            nursery.cancel_scope.cancel()
+        ((reply, then),) = delivered
+        assert entries(reply) == [entry]
+        assert then is None
+        assert exclusive.is_closed, "the reply that is owed would be taken for that of the next request"

@@ -3,8 +3,9 @@
     read ──▶ `load`: which of them are as this node knows them, and what the others are ──▶ the mailbox
                                                    └──▶ `take`, once the delivery begins
 
-A delivery that came with the settlement of the one before it brings the stamp of its state along (`hold`): if that is
-the one of this node's own commit, as it is unless a user has put a state, nothing has to be loaded.
+A delivery that came with the settlement of the one before it, or with few others, brings the stamp of its state along
+(`hold`): if that is the one of this node's own commit, as it is unless a user has put a state, nothing has to be
+loaded.
 
 A state stays what it is while its delivery waits: of one key, one message is in flight. What may change it all the same
 (a `put` with force, a key that a foreign producer has named) is found at the settlement, which names the version. A

@@ -10,12 +10,15 @@ handed out stay pending.
 Messages are passed to `deliver` in the same step in which they are parsed: there is no checkpoint in between at which
 they could be lost, also when the task is being cancelled.
 
+A command may be sent along with a read, in one write: the server runs it once the read has ended, and both replies
+arrive together.
+
 Any other request that is cancelled before its reply has come closes the connection: otherwise its reply would be taken
 for that of the next request.
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -72,13 +75,18 @@ class Exclusive:
                 raise
         return self._checked(reply)
 
-    async def read(self, *args: Any, block: float, deliver: Callable[[Any], object] | None = None) -> Any:
+    async def read(
+        self, *args: Any, block: float, deliver: Callable[..., object] | None = None, then: Sequence[Any] = ()
+    ) -> Any:
         """Send one blocking command, whose own BLOCK is `block` seconds, and return its reply: None when nothing came.
 
         Every reply but None and errors is passed to `deliver`, synchronously, before it is returned. Cancelled: the
         server is asked to stop, a reply that it still sends is passed to `deliver`, and `Cancelled` is raised after a
         second at the latest. (Without `deliver` such a reply is dropped, and its entries stay pending.) It may return
         None early.
+
+        `then` is a command that does not block, which the server runs right after this one; its reply is passed to
+        `deliver` as a second argument. That may be an error, or None if it did not arrive while this was cancelled.
 
         Raises `TimeoutError` when the server does not answer within `block` and a grace. If the connection is lost,
         entries that the server had handed out stay in the pending list of this consumer.
@@ -88,29 +96,30 @@ class Exclusive:
         await trio.lowlevel.checkpoint_if_cancelled()
         deliver = deliver or _drop
         with self._alone():
-            reply: Any = NOT_ENOUGH
+            replies: list[Any] = []
+            owed = 2 if then else 1
             self._is_interrupted = False
             try:
                 with trio.CancelScope(deadline=trio.current_time() + block + GRACE) as self._blocking:
-                    await self._send(pack(args))
-                    reply = await self._receive()
+                    await self._send(pack(args) + pack(tuple(then)) if then else pack(args))
+                    await self._receive_all(replies, owed)
             except trio.Cancelled:
-                reply = await self._drain()
-                if reply is not NOT_ENOUGH and reply is not None and not isinstance(reply, Exception):
-                    deliver(reply)
+                await self._drain(replies, owed)
+                if replies and replies[0] is not None and not isinstance(replies[0], Exception):
+                    deliver(*replies, *(None,) * (owed - len(replies)))
                 raise
             finally:
                 self._blocking = None
-            if reply is NOT_ENOUGH and self._is_interrupted:
-                reply = await self._drain()
-            if reply is NOT_ENOUGH:
+            if len(replies) < owed and self._is_interrupted:
+                await self._drain(replies, owed)
+            if len(replies) < owed:
                 self._connection.close()
                 raise TimeoutError(
                     f"{self._connection.address.url} did not answer a read of {block} s; it is closed now"
                 )
-            if self._checked(reply) is not None:
-                deliver(reply)
-        return reply
+            if self._checked(replies[0]) is not None:
+                deliver(*replies)
+        return replies[0]
 
     def interrupt(self) -> None:
         """Make a `read` in progress return early: with messages if there were some, else None. Nothing is cancelled.
@@ -168,27 +177,32 @@ class Exclusive:
         except (OSError, RedisError, TypeError) as error:  # TypeError: a map or set of what cannot be hashed.
             raise self._lost(error) from error
 
+    async def _receive_all(self, replies: list[Any], owed: int) -> None:
+        """Receive until there are as many replies as are owed. Cancelled: those that have come are in the list."""
+        while len(replies) < owed:
+            replies.append(await self._receive())
+
     def _lost(self, error: Exception) -> ConnectionError:
         self._connection.close()
         return ConnectionError(
             f"lost a connection to {self._connection.address.url} ({error}); what it read stays pending"
         )
 
-    async def _drain(self) -> Any:
-        """Make the server end the read, and return its reply; `NOT_ENOUGH`, and closed, when there is none in time."""
+    async def _drain(self, replies: list[Any], owed: int) -> None:
+        """Make the server end the read, and add its replies; closed when they do not come in time."""
         with trio.CancelScope(deadline=trio.current_time() + _DRAIN_LIMIT, shield=True):
             while not self._connection.is_closed:
                 asked = self._unblock(self.client_id)
                 with trio.move_on_after(_UNBLOCK_EVERY):
                     try:
-                        return await self._receive()
+                        await self._receive_all(replies, owed)
                     except ConnectionError:
                         break
+                    return
                 if asked is not None and any(isinstance(reply, Exception) for reply in asked.replies):
                     break  # Not allowed to (NOPERM): waiting would only delay the task.
         self._connection.close()
-        return NOT_ENOUGH
 
 
-def _drop(_reply: object) -> None:
+def _drop(*_replies: object) -> None:
     pass
