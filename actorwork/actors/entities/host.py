@@ -96,20 +96,25 @@ class EntityHost:
         check_settings(cls, settings)
         self._settings = settings
         self._entities = settings.entities or Entities()
+        self._most = self._entities.most
         self._schema = StateSchema.of(state_type_of(cls), cls.__qualname__, self._entities.limit)
         base: Any = Entity
         # Of the actor, not of this incarnation.
         counts = None if actor.consumer is None else actor.consumer.entity_counts
         self._counts: EntityCounts = counts or EntityCounts(settings.title, actor.services.emit)
         self._counts.schema = self._schema.version
-        if actor.consumer is not None:
-            actor.consumer.entity_counts = self._counts
         self._has_startup = cls.startup is not base.startup
         self._has_shutdown = cls.shutdown is not base.shutdown
         self._active: dict[str, Activation] = {}
         """The activations that no delivery uses, by their keys, the one used longest ago first."""
+        self._time = trio.lowlevel.current_clock().current_time
+        """`trio.current_time`, without the way to it, since each message asks twice."""
+        self._now = self._time
+        """The broker's clock, if there is a broker."""
         self._ahead: StatesAhead | None = None
         if actor.consumer is not None:
+            self._now = actor.consumer.now
+            actor.consumer.entity_counts = self._counts
             self._ahead = StatesAhead(actor.consumer, self._stamp_of, actor.services.start_soon, actor.mailbox)
             actor.consumer.load_ahead = self._ahead.load
             actor.consumer.hold_known = self._ahead.hold
@@ -164,7 +169,7 @@ class EntityHost:
         turns.taken += 1
         if turns.taken > BURST and await turns.give_way():
             self._actor.mailbox.one_too_many()
-        now = trio.current_time()
+        now = self._time()
         delivery, warm = current.delivery, None
         state: FoundState | Literal[False] = False
         if (key := delivery.key) is not None and self._ahead is not None:
@@ -176,7 +181,7 @@ class EntityHost:
             activation = await self._activated(current, now, state)
             if activation is None:
                 return None
-            now = trio.current_time()
+            now = self._time()
         # What it has waited for the state is no part of the handler's time: after that the mailbox decides how much is
         # read ahead, and with less of it the waits would only grow.
         worker: Any = working.get()
@@ -188,9 +193,7 @@ class EntityHost:
                 value = await function(activation.entity, *args, **kwargs)
             else:
                 value = await run_in_thread(worker, self._actor, function, (activation.entity, *args), kwargs)
-            change = None
-            if not activation.fate:
-                change = self._change(activation)
+            change = None if activation.fate else self._change(activation)
         except Exception:
             self._drop(activation)
             if not activation.fate:
@@ -205,11 +208,12 @@ class EntityHost:
             current.state = CallState.RELEASED if activation.fate == "stale" else CallState.LOST
             return None
         if change is not None:
-            self._note_size(activation, change)
-            activation.committed(change, self._store().now())
+            self._committed(activation, change)
             current.change = change
-            self._counts.committed()
-        self._keep(activation)
+        activation.used = self._time()
+        self._active[activation.key] = activation
+        if not self._is_sweeping or len(self._active) > self._most:
+            self._keep_few()
         return value
 
     async def failed(self, message: Any, failure: Failure) -> None:
@@ -263,9 +267,7 @@ class EntityHost:
             activation.fate = "fenced"
             raise _conflict(activation)
         if change is not None:
-            self._note_size(activation, change)
-            activation.committed(change, store.now())
-            self._counts.committed()
+            self._committed(activation, change)
         if current.outgoing is not None:
             current.outgoing.close()
             current.outgoing = None
@@ -283,7 +285,7 @@ class EntityHost:
 
     def _taken(self, warm: Activation, delivery: Delivery) -> Activation:
         """Return the activation that waits, for a delivery that was found to meet the state that it has committed."""
-        warm.confirm()
+        warm.known, warm.known_at = warm.version, warm.at
         warm.mark = mark = mark_of(delivery.id)
         if mark in warm.marks:  # As no other is, or by chance.
             _refuse_again(delivery, warm.marks, mark)
@@ -358,8 +360,7 @@ class EntityHost:
 
     def _stamp_of(self, key: str) -> str:
         """Return the stamp of the state that is known of a key, "" for none."""
-        warm = self._active.get(key)
-        return "" if warm is None else warm.stamp
+        return "" if (warm := self._active.get(key)) is None else warm.stamp
 
     def _store(self) -> StateStore:
         store: StateStore | None = self._actor.consumer
@@ -378,17 +379,15 @@ class EntityHost:
             if len(self._stalled) >= _MOST_STALLED:
                 self._stalled.clear()
             self._stalled[key] = now
-            version = 0 if state is None else state.version
+            version, of = 0 if state is None else state.version, self._settings
             text = f"{type(error).__name__}: {error}"
-            self._actor.services.emit(events.EntityStalled(self._settings.id, self._settings.title, key, version, text))
+            self._actor.services.emit(events.EntityStalled(of.id, of.title, key, version, text))
         current.state = CallState.STALLED
         await trio.lowlevel.checkpoint()
 
-    def _keep(self, activation: Activation) -> None:
-        """Keep an activation for the next message of its key."""
-        activation.used = trio.current_time()
-        self._active[activation.key] = activation
-        if len(self._active) > self._entities.most:
+    def _keep_few(self) -> None:
+        """Passivate the activation used longest ago if there are too many, and have those passivated that get idle."""
+        if len(self._active) > self._most:
             self._drop(self._active.pop(next(iter(self._active))))
         if not self._is_sweeping:
             self._is_sweeping = True
@@ -426,13 +425,13 @@ class EntityHost:
             title = self._settings.title
             self._actor.services.emit(events.ActorTrouble(self._settings.id, title, doing, error, goes_on=True))
 
-    def _note_size(self, activation: Activation, change: StateChange) -> None:
-        """Report a state that has grown to half of what it may have."""
-        size, limit = len(change.data or b""), self._entities.limit
+    def _committed(self, activation: Activation, change: StateChange) -> None:
+        """Note a change that is on its way to the store; report a state that has grown to half of what it may have."""
+        size, limit, of = len(change.data or b""), self._entities.limit, self._settings
         if 2 * size >= limit > 2 * len(activation.data):
-            self._actor.services.emit(
-                events.EntityLarge(self._settings.id, self._settings.title, activation.key, size, limit)
-            )
+            self._actor.services.emit(events.EntityLarge(of.id, of.title, activation.key, size, limit))
+        activation.committed(change, self._now())
+        self._counts.committed()
 
 
 class _Turns:

@@ -17,12 +17,15 @@ work takes them when their turn comes, and waits for their states itself.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
 from actorwork.actors.mailbox.calls import Item
 from actorwork.actors.mailbox.mailbox import Mailbox
+
+_take: Final = Mailbox.take_nowait
+"""Called as it is: `super()` is looked up anew for each message."""
 
 
 class Crew(Protocol):
@@ -69,7 +72,7 @@ class EntityMailbox(Mailbox):
             self._too_many -= 1
             if self._stand_by() or self._between_two() > 1:
                 return None
-        item = super().take_nowait()
+        item = _take(self)
         if item is not None and not self._is_standing_by:
             self._stand_by()
         return item
