@@ -49,7 +49,8 @@ def test_each_window_names_a_test_that_always_runs():
 def test_only_these_have_no_short_form_among_their_own_parameters():
     """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of.
 
-    Neighbours of the last ones in their files always run: other ends of a process, other outages, the other example,
+    Neighbours of the last ones in their files always run: other ends of a process, the scale that processes follow (in
+    virtual time), what else a hangup changes, other outages, the other example,
     the application itself without its server, the bridge to Celery without a worker of it, the model
     that finds the mutants of states, all that tests do with such clusters, other changes of a cluster.
     """
@@ -75,6 +76,14 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_busy_process_whose_loop_runs_is_left_alone",
         "test_one_of_several_is_stopped_and_another_one_added",
         "test_a_suspended_process_is_replaced_without_its_stacks",
+        "test_real_processes_come_and_go",
+        "test_one_whose_successor_does_not_start_stays_and_begins_nothing_more",
+        "test_above_so_much_memory_it_is_replaced",
+        "test_replicas_die_alone_and_the_others_go_on",
+        "test_processes_and_actors_end_in_the_reverse_order_of_their_start",
+        "test_a_stop_ends_both_in_order",
+        "test_the_example_of_the_chapter_runs",
+        "test_a_hangup_resumes_a_source_in_the_processes_that_run",
         "test_a_server_that_refuses_for_a_while_is_worked_on_when_it_accepts_again",
         "test_connections_cut_in_mid_reply_lose_nothing",
         "test_a_package_gets_the_tests_that_pass_and_one_that_does_not_exist_none",

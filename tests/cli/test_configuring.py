@@ -186,6 +186,7 @@ def test_at_a_hangup_the_file_is_read_again_and_what_cannot_change_is_named(mark
     assert code == 0, logs
 
 
+@pytest.mark.long
 def test_a_hangup_resumes_a_source_in_the_processes_that_run(market: Shell):
     (market.folder / "actorwork.toml").write_text(f'paused_sources = ["orders"]\n{FILE}')
     with market.start("run", "market:tree", "--config", "actorwork.toml") as process:

@@ -219,6 +219,7 @@ async def test_a_handler_that_blocks_for_longer_than_its_lease_keeps_its_message
         assert not first.lines("the lease of")
 
 
+@AT_REDIS
 async def test_a_message_that_takes_its_process_down_becomes_a_dead_letter(url: str, drill: Drill):
     """And only that one: the messages beside it are handled."""
     bystanders = range(1, 20)

@@ -6,12 +6,13 @@ import trio
 from actorwork import MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, ProcessReplaced
 from actorwork.message import Status
-from tests.forms import AT_REDIS
+from tests.forms import AT_A_FILE, AT_REDIS
 
 from .conftest import PATIENCE, Said, is_alive, until
 from .workers import Stuck, Worker
 
 
+@AT_A_FILE
 async def test_a_handler_in_another_process_is_cancelled_and_its_process_goes_on(url: str, said: Said):
     tree = Process([Worker], name="far")
     async with open_system(tree, broker=url), open_client(url) as client:

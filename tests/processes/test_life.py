@@ -27,7 +27,7 @@ from actorwork import (
 from actorwork.actors.tree.spec import StartMethod
 from actorwork.brokers import open_broker
 from actorwork.events import ChildExited, Event, ProcessHung, ProcessStarted
-from tests.forms import AT_REDIS
+from tests.forms import AT_A_FILE, AT_REDIS
 
 from .conftest import PATIENCE, Program, Said, is_alive, until
 from .workers import Crashing, Failing, Hanging, Opening, Second, Waiting, Worker
@@ -65,6 +65,7 @@ def pids(system: System) -> list[int]:
     return [process.pid for process in processes(system.tree()) if process.pid is not None]
 
 
+@AT_A_FILE
 async def test_children_live_in_another_process_and_end_with_the_system(url: str, said: Said):
     async with open_system(Process([Worker]), broker=url) as system:
         (pid,) = pids(system)
@@ -185,6 +186,7 @@ async def test_a_process_starts_although_the_reader_of_standard_error_is_gone(
         assert sys.stderr is stream
 
 
+@pytest.mark.long
 async def test_replicas_die_alone_and_the_others_go_on(file_url: str, said: Said, seen: Events):
     tree = Process([Worker], name="workers", replicas=2)
     async with open_system(tree, broker=file_url, emit=seen) as system:

@@ -12,6 +12,7 @@ from actorwork import Client, MessageFailed, Process, open_client, open_system
 from actorwork.events import ChildExited, Event, HandlerHung, ProcessReplaced, ReplacementFailed
 from actorwork.runtime.processes import process_child
 from actorwork.runtime.processes.recycling import memory_of, reason_to_replace
+from tests.forms import AT_REDIS
 
 from .conftest import PATIENCE, Said, is_alive, until
 from .hoard import Hoarder, Overdue, Shielded, Sleeper
@@ -37,6 +38,7 @@ def asked(client: Client, message: dict[str, Any]) -> Callable[[], Awaitable[int
     return ask
 
 
+@AT_REDIS
 async def test_after_so_many_messages_a_successor_is_up_before_the_old_one_goes(url: str, said: Said):
     seen: list[Event] = []
     tree = Process([Hoarder], name="far", max_messages=5)
@@ -66,6 +68,7 @@ async def test_after_so_many_messages_a_successor_is_up_before_the_old_one_goes(
     assert not system.forced
 
 
+@pytest.mark.long
 async def test_above_so_much_memory_it_is_replaced(file_url: str, said: Said):
     seen: list[Event] = []
     tree = Process([Hoarder], name="far", max_memory="250MB")
@@ -89,6 +92,7 @@ async def test_a_process_handles_exactly_as_many_messages_as_it_may(url: str):
     assert list(handled.values()) == [10, 10, 10, 10]
 
 
+@pytest.mark.long
 async def test_one_whose_successor_does_not_start_stays_and_begins_nothing_more(file_url: str, said: Said):
     seen: list[Event] = []
     tree = Process([Hoarder], name="far", max_messages=1)
@@ -109,6 +113,7 @@ async def test_one_whose_successor_does_not_start_stays_and_begins_nothing_more(
         assert await receipt.result(timeout=PATIENCE) != first
 
 
+@pytest.mark.long
 async def test_a_stop_ends_both_in_order(file_url: str, said: Said):
     seen: list[Event] = []
     tree = Process([Hoarder], name="far", max_messages=1)

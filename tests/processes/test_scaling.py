@@ -278,6 +278,7 @@ async def test_while_the_broker_does_not_answer_nothing_is_decided(mock_clock: o
         assert len(group.records) == 4
 
 
+@pytest.mark.long
 async def test_real_processes_come_and_go(file_url: str, said: Said, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scaling, "LOOK_EVERY", 0.1)
     seen: list[Event] = []

@@ -86,6 +86,7 @@ async def test_a_second_signal_cancels_the_handlers_in_processes(file_url: str, 
         assert await client.broker.backlog(Worker.settings.default_source) == 1
 
 
+@pytest.mark.long
 async def test_processes_and_actors_end_in_the_reverse_order_of_their_start(file_url: str, said: Said, start: Start):
     program = start("ordered", file_url)
     await program.wait_nodes(3)
@@ -239,6 +240,7 @@ def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
     assert "StartError: 'far' did not start: ProcessLost: process" in done.stderr
 
 
+@pytest.mark.long
 async def test_the_example_of_the_chapter_runs(tmp_path: Path):
     chapter = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
     (tmp_path / "shop.py").write_text(chapter.partition("```python\n")[2].partition("```")[0])
