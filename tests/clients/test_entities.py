@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import attrs
@@ -145,6 +146,9 @@ async def test_many_keys_are_counted_exactly_and_listed_in_pages(at_work: str) -
         assert {one.key for one in found} == set(keys)
         since = found[-1].at
         assert all(one.at >= since for one in [one async for one in client.entities(Counter, changed_since=since)])
+        yesterday, tomorrow = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
+        assert len([one async for one in client.entities(Counter, changed_since=yesterday)]) == len(keys)
+        assert [one async for one in client.entities(Counter, changed_since=tomorrow)] == []
 
 
 async def test_a_state_is_there_without_a_node_but_it_is_forgotten_in_its_turn_only_by_one(url: str) -> None:

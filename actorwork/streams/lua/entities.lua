@@ -112,13 +112,10 @@ do
       redis.call('HSET', state, 'm', before_it .. mark, 'v', version, 'data', data, 's', schema, 'at', now_text, 'by', by,
         'node', node, 'n', stamp)
     end
-    if ttl ~= '' then
-      redis.call('PEXPIRE', state, ttl)
-      if ttl ~= ttl_before then
-        redis.call('HSET', state, 't', ttl)
-      end
-      expiring[key] = whole(now + ttl + 1) -- A key is there for the whole of its last millisecond.
-    elseif ttl_before then
+    if kept ~= '0' and not has_past then
+      redis.call('HSET', state, 'h', '1')
+    end
+    if ttl == '' and ttl_before then
       redis.call('PERSIST', state)
       redis.call('HDEL', state, 't')
       redis.pcall('ZREM', prefix .. 'expiring:' .. group, key)
@@ -129,9 +126,6 @@ do
       local past = prefix .. 'past:' .. group .. ':' .. key
       if before == '0' then
         redis.pcall('DEL', past) -- What is left of a state that was deleted by hand.
-      end
-      if not has_past then
-        redis.call('HSET', state, 'h', '1')
       end
       if kept == '' then
         local listed_now = redis.pcall('XLEN', past)
@@ -147,6 +141,14 @@ do
     elseif has_past then
       redis.pcall('DEL', prefix .. 'past:' .. group .. ':' .. key)
       redis.call('HDEL', state, 'h')
+    end
+    if ttl ~= '' then
+      -- Last: what is written to a key that has expired meanwhile is a new one, without a ttl.
+      if ttl ~= ttl_before then
+        redis.call('HSET', state, 't', ttl)
+      end
+      redis.call('PEXPIRE', state, ttl)
+      expiring[key] = whole(now + ttl + 1) -- A key is there for the whole of its last millisecond.
     end
   end
 end
