@@ -18,6 +18,7 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from operator import sub
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from actorwork import events
@@ -56,6 +57,7 @@ TOGETHER: Final = 100
 """Ends of deliveries that are counted together."""
 _EACH: Final = 3
 """What is noted of each."""
+_MOST: Final = _EACH * TOGETHER
 ReadyOf: TypeAlias = "Callable[[Sequence[Delivery]], Sequence[float | None]]"
 
 
@@ -134,29 +136,32 @@ class _Account:
         noted = ended[:count]
         del ended[:count]
         seconds: list[float] = noted[::_EACH]
+        deliveries: list[Delivery] = noted[1::_EACH]
         self.first[0] += len(seconds)
         self.first[-1] += len(seconds)
-        self._exemplars.note(_DURATION, (self.title, "ack"), DURATIONS, seconds, noted[1::_EACH])
-        ready, ends, known = ready_of(noted[1::_EACH]), noted[2::_EACH], seconds
+        self._exemplars.note(_DURATION, (self.title, "ack"), DURATIONS, seconds, deliveries)
+        ready, ends, known = ready_of(deliveries), noted[2::_EACH], seconds
         if None in ready:
             known = [one for one, since in zip(seconds, ready, strict=True) if since is not None]
             ends = [at for at, since in zip(ends, ready, strict=True) if since is not None]
             ready = [since for since in ready if since is not None]
         # For each message: these are lists of numbers, and nothing is looked up in them.
         whole = [at - since + ahead for at, since in zip(ends, cast("Sequence[float]", ready))]  # noqa: B905 - as long
-        # Of two clocks: the broker's, and that of the loop.
-        waited = [both - one if both > one else 0.0 for both, one in zip(whole, known)]  # noqa: B905 - as above
+        waited = list(map(sub, whole, known))
         add_all(self.acked, seconds)
         add_all(self.whole, whole)
         add_all(self.waited, waited)
 
 
 def add_all(found: list[Any], values: list[float]) -> None:
-    """Add values to a distribution of durations; sorts them."""
+    """Add values to a distribution of durations; sorts them.
+
+    One below zero counts as zero: it is the difference of two clocks, the broker's and that of the loop.
+    """
     if not values:
         return
-    found[-1] += sum(values)
     values.sort()
+    found[-1] += sum(values if values[0] >= 0 else values[bisect_left(values, 0.0) :])
     low, high = bisect_left(DURATIONS, values[0]), bisect_left(DURATIONS, values[-1])
     counted = 0
     for bucket in range(low, high):
@@ -164,6 +169,46 @@ def add_all(found: list[Any], values: list[float]) -> None:
         found[bucket] += below - counted
         counted = below
     found[high] += len(values) - counted
+
+
+class _Acks:
+    """Notes the ends of nearly all deliveries.
+
+    It is no part of the sink, since that has `__getattr__`: Python takes several times as long to find an attribute of
+    such an object.
+    """
+
+    __slots__ = ("_sink", "clock", "ended", "is_told")
+
+    def __init__(self, sink: MetricsSink, clock: Callable[[], float]) -> None:
+        self._sink = sink
+        self.clock = clock
+        self.is_told = True
+        """Whether the sink behind this one does anything with an `Ack`."""
+        self.ended: dict[str, list[Any]] = {}
+        """The lists of the accounts, by id of the actor."""
+
+    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
+        if self.is_told or delivery.attempt != 1:
+            self._sink(_Settled(actor_id, title, delivery, settlement, seconds))
+            return
+        # As `note`, whose call would take a quarter of the time.
+        try:
+            ended = self.ended[actor_id]
+        except KeyError:
+            ended = self._sink.account(actor_id, title).ended
+        ended += (seconds, delivery, self.clock())
+        if len(ended) >= _MOST:
+            self._sink.count_ended()
+
+    def note(self, actor_id: str, title: str, delivery: Delivery, seconds: float) -> None:
+        try:
+            ended = self.ended[actor_id]
+        except KeyError:
+            ended = self._sink.account(actor_id, title).ended
+        ended += (seconds, delivery, self.clock())
+        if len(ended) >= _MOST:
+            self._sink.count_ended()
 
 
 class MetricsSink:
@@ -183,16 +228,14 @@ class MetricsSink:
         """Returns since when the message of a delivery was ready at the broker, by its clock."""
         self.ready_of: ReadyOf = self._ready_of
         """Returns the same of several deliveries at once."""
-        self.clock: Callable[[], float] = self._by_now
-        """A clock that runs as fast as the broker's, and is read for every message."""
         self._ahead = 0.0
         """By how many seconds the broker's clock is ahead of that one."""
         self._lock = threading.Lock()
-        self._is_told_acks = True
         self._accounts: dict[str, _Account] = {}
         """By id of the actor."""
-        self._ended: dict[str, list[Any]] = {}
-        """The lists of these, which are needed for every message."""
+        self._acks = _Acks(self, self._by_now)
+        self.acked = self._acks.acked
+        """Takes the end of a delivery that was acknowledged; see `abc.acks_of`."""
         self._titles: dict[str, str] = {}
         self._connections = _Connections()
         for name in _SEEN_AT_ZERO:
@@ -237,27 +280,20 @@ class MetricsSink:
         """Learn the title of an actor, before its first event."""
         self._titles[actor_id] = title
 
-    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
-        """Count the end of a delivery that was acknowledged; see `abc.acks_of`."""
-        if self._is_told_acks or delivery.attempt != 1:
-            self(_Settled(actor_id, title, delivery, settlement, seconds))
-        else:
-            self._note(actor_id, title, delivery, seconds)
+    @property
+    def clock(self) -> Callable[[], float]:
+        """A clock that runs as fast as the broker's, and is read for every message."""
+        return self._acks.clock
 
-    def _note(self, actor_id: str, title: str, delivery: Delivery, seconds: float) -> None:
-        try:
-            ended = self._ended[actor_id]
-        except KeyError:
-            ended = self._account(actor_id, title).ended
-        ended += (seconds, delivery, self.clock())
-        if len(ended) >= _EACH * TOGETHER:
-            self.count_ended()
+    @clock.setter
+    def clock(self, clock: Callable[[], float]) -> None:
+        self._acks.clock = clock
 
     def __call__(self, event: events.Event) -> None:
         if type(event) is _Settled:
             if type(event.settlement) is Ack and event.delivery.attempt == 1:
-                self._note(event.actor_id, event.title, event.delivery, event.seconds)
-                if self._is_told_acks:
+                self._acks.note(event.actor_id, event.title, event.delivery, event.seconds)
+                if self._acks.is_told:
                     self.forward(event)
                 return
             with self._lock:
@@ -276,7 +312,7 @@ class MetricsSink:
         Both change while a system runs: the broker's clock may step, and so may the level of a log.
         """
         self._ahead = self.now() - self.clock()
-        self._is_told_acks = getattr(self.forward, "wants_acks", True)
+        self._acks.is_told = getattr(self.forward, "wants_acks", True)
 
     def count_ended(self) -> None:
         """Count the deliveries that have ended; callable from any thread."""
@@ -290,15 +326,16 @@ class MetricsSink:
     def _ready_of(self, deliveries: Sequence[Delivery]) -> Sequence[float | None]:
         return [self.ready_at(one) for one in deliveries]
 
-    def _account(self, actor_id: str, title: str) -> _Account:
+    def account(self, actor_id: str, title: str) -> _Account:
+        """Begin to count the deliveries of an actor."""
         self._titles[actor_id] = title
         account = self._accounts[actor_id] = _Account(self.registry, title)
-        self._ended[actor_id] = account.ended
+        self._acks.ended[actor_id] = account.ended
         return account
 
     def _settled(self, event: events.Settled) -> None:
         """Count the end of a delivery by itself: what is not as nearly all of them are."""
-        account = self._accounts.get(event.actor_id) or self._account(event.actor_id, event.title)
+        account = self._accounts.get(event.actor_id) or self.account(event.actor_id, event.title)
         delivery, seconds = event.delivery, event.seconds
         settlement = event.settlement
         if not isinstance(settlement, Ack):

@@ -52,7 +52,14 @@ class Exemplars:
         deliveries: Sequence[Delivery],
     ) -> None:
         """Keep the last of these deliveries that is in a sampled trace; `values` are theirs."""
-        # From the end, and no further than one: of messages without headers this is a loop that does nothing else.
+        if not self.sampled:
+            # Of messages without headers this loop is all: it is passed by every message.
+            for delivery in deliveries:
+                if delivery.headers:
+                    break
+            else:
+                return
+        # From the end, and no further than one.
         for place in range(len(deliveries) - 1, -1, -1):
             trace = self._trace_of(deliveries[place])
             if trace is not None:
