@@ -137,14 +137,16 @@ def of_actor(
         pause for pause in pauses if pause.kind == "source" and any(pause.name == one.source for one in counts)
     ]
     waiting = [one for one in counts if one.backlog]
-    if of_sources and {pause.name for pause in of_sources} >= {one.source for one in waiting or counts}:
+    local = sum(place.part.waiting + place.part.handling for place in places)
+    # What it runs comes from another one of its sources, unless all of them are paused.
+    of_interest = counts if local else waiting or counts
+    if of_sources and {pause.name for pause in of_sources} >= {one.source for one in of_interest}:
         return of_pause(of_sources[0])
     backlog = sum(one.backlog for one in counts)
     if not places:
         more = f": {_many(backlog)} for it" if backlog else ""
         seen = "runs it" if is_whole else "reports that it runs it, and not all reports show all actors"
         return Reason("no reader", f"no node {seen}{more}")
-    local = sum(place.part.waiting + place.part.handling for place in places)
     if not backlog and not local and any(place.is_alive and place.part.state == "running" for place in places):
         return _nothing(max(counts, key=lambda one: one.delayed, default=Counts(title)))
     what = f"{_many(max(backlog, local))} for {title!r}"

@@ -94,6 +94,8 @@ def test_where_reports_do_not_show_everything_a_reader_may_be_hidden():
         ([Pause("actor", "mail", by="ann")], [place()], [SOME], "paused"),
         ([Pause("source", "mails")], [place()], [SOME, Counts("more")], "paused"),
         ([Pause("source", "more")], [place()], [SOME, Counts("more")], "ready"),
+        ([Pause("source", "mails")], [BUSY], [SOME, Counts("more")], "full"),
+        ([Pause("source", "mails")], [BUSY], [SOME], "paused"),
         ([], [], [SOME], "no reader"),
         ([], [], [], "no reader"),
         ([], [place()], [Counts("mails")], "nothing"),

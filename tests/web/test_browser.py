@@ -185,6 +185,7 @@ def places(page: Any, shop: str) -> list[str]:
         "/run?id=run-3", "/run?id=none", "/message?id=stuck", "/message?id=nothing", "/nowhere",
         "/entities?actor=cart", "/entity?actor=cart&key=ann", "/entity?actor=cart&key=newer",
         "/entity?actor=cart&key=nobody", "/send?actor=till", "/source?name=orders", "/trigger?actor=till&title=count",
+        "/actor?title=till", "/actor?title=cart",
     ]  # fmt: skip
 
 
