@@ -168,9 +168,15 @@ class BlockingRedis(CommonCommands):
 
     def _request(self, data: bytes, count: int, *, idempotent: bool) -> list[Any]:
         give_up_at = time.monotonic() + self._patience
-        failures = 0
+        failures, is_sent = 0, False
         while True:
-            connection = self._take() or self.open(give_up_at)
+            try:
+                connection = self._take() or self.open(give_up_at)
+            except BrokerError as error:
+                if not is_sent:
+                    raise
+                text = f"{error}; it was asked before its connection was lost, so it may have been done"
+                raise BrokerError(text, may_pass=error.may_pass) from error
             refused = None
             try:
                 connection.send(data)
@@ -187,8 +193,10 @@ class BlockingRedis(CommonCommands):
                         " it may have executed",
                         client_id=connection.client_id,
                     ) from error
+                is_sent = True
                 if time.monotonic() >= give_up_at:
-                    raise ConnectionError(f"the connection to {self.address.url} was lost: {error}") from error
+                    text = f"the connection to {self.address.url} was lost ({error}), so it may have been done"
+                    raise ConnectionError(text) from error
             except BaseException:
                 # Out of time, or interrupted: a reply that is still on its way must not be taken for another's.
                 connection.close()

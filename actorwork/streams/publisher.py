@@ -183,10 +183,16 @@ class Publisher:
     async def _publish_after(self, lost: MayHaveExecuted, envelope: Envelope) -> None:
         """Keep a message whose transaction may have executed, may still do so, or may never."""
         try:
-            await self._client.disconnect(lost.client_id)
-        except RedisError as error:
-            raise _refused([envelope], error) from error
-        await self.publish([envelope])
+            try:
+                await self._client.disconnect(lost.client_id)
+            except RedisError as error:
+                raise _refused([envelope], error) from error
+            await self.publish([envelope])
+        except BrokerError as error:
+            if not error.may_pass:  # The transaction was refused, too.
+                raise
+            text = f"{error}; {envelope.source} may have message {envelope.id}: to send it again with this id is safe"
+            raise BrokerError(text, may_pass=True) from error
 
     async def publish_unique(self, envelope: Envelope) -> str:
         """Keep a message that has a unique key; return the id of the message that has the key now.

@@ -71,8 +71,23 @@ async def test_a_sync_client_gives_up_on_a_server_that_says_nothing(
 ) -> None:
     async with open_in_black_hole(redis_url, monkeypatch) as (client, _):
         commands_of(client)._patience = 0.0
-        with pytest.raises(BrokerError, match="cannot connect"):
+        with pytest.raises(
+            BrokerError, match=r"cannot connect .* orders may have message .*: to send it again with this id"
+        ):
             await trio.to_thread.run_sync(client.publish, "orders", 1)
+        with pytest.raises(BrokerError, match="cannot connect") as caught:
+            await trio.to_thread.run_sync(client.publish, "orders", 2)
+        assert "may have" not in str(caught.value), "it has not been sent"
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.2], ids=["at once", "when there is no other connection"])
+async def test_a_sync_client_that_gives_up_says_that_what_it_has_asked_may_have_been_done(
+    patience: float, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_in_black_hole(redis_url, monkeypatch) as (client, _):
+        commands_of(client)._patience = patience
+        with pytest.raises(BrokerError, match="so it may have been done"):
+            await trio.to_thread.run_sync(client.ref("greeter").submit, 1)
 
 
 async def test_a_sync_client_sends_once_what_a_dead_connection_has_swallowed(
