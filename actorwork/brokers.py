@@ -109,10 +109,17 @@ def url_of(broker: str | None) -> str:
     Raises `BrokerError`.
     """
     if broker is not None:
+        if not isinstance(broker, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not checked
+            raise _no_url(broker, "a URL, a str")
         return broker
     file = default_file()
     _make_folder(file.parent)
     return f"sqlite:///{quote(str(file))}"
+
+
+def _no_url(given: object, wanted: str) -> BrokerError:
+    # Not the value: bytes, or an object of settings, may show a password.
+    return BrokerError(f"a broker is named by {wanted}; got {type(given).__name__}")
 
 
 def is_redis(url: str) -> bool:
@@ -148,7 +155,7 @@ async def open_broker(
     """
     if url is not None and not isinstance(url, str):
         if not hasattr(url, "publish"):
-            raise BrokerError(f"a broker is named by a URL, or is an open one, got {url!r}")
+            raise _no_url(url, "a URL, a str, or is an open one")
         yield url
         return
     if url is None:

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -833,6 +834,21 @@ def test_a_broker_of_an_unknown_kind_is_refused() -> None:
 
     with pytest.raises(BrokerError):
         run_asyncio(main)
+
+
+@pytest.mark.parametrize("given", [6379, b"redis://:secret@localhost", Path("messages.db")])
+def test_what_is_no_url_is_refused_by_its_type(given: Any) -> None:
+    async def on_asyncio() -> None:
+        async with aio.open_client(given):
+            pass
+
+    async def on_trio() -> None:
+        async with actorwork.open_client(given):
+            pass
+
+    for use in (partial(sync.open_client, given), partial(asyncio.run, on_asyncio()), partial(trio.run, on_trio)):
+        with pytest.raises(BrokerError, match=f"a broker is named by a URL, a str.* got {type(given).__name__}"):
+            use()
 
 
 def test_every_client_refuses_a_server_that_loses_messages_in_the_same_words() -> None:

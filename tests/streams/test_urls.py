@@ -56,6 +56,12 @@ def test_an_unknown_option_is_named():
         Address.parse("redis://h/0?Database=1")
 
 
+@pytest.mark.parametrize("url", ["redis://h/shop", "rediss://h:6380/shop", "valkey://h/1/2", "redis://h/-1"])
+def test_a_database_that_is_no_number_is_refused(url: str):
+    with pytest.raises(BrokerError, match="expected a number as the database behind the host"):
+        Address.parse(url)
+
+
 @pytest.mark.parametrize(
     ("url", "same"),
     [

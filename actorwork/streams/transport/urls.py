@@ -73,6 +73,10 @@ def canonical(url: str) -> str:
         raise ValueError(f"expected {FORM}")
     if not is_readable(url):
         raise ValueError(f"expected {FORM}; {ENCODE}")
+    database = unquote(urlsplit(url).path.strip("/"))
+    if known != "unix" and database and not database.isdecimal():
+        # redis-py would take the database 0 for a name, and 12 for 1/2.
+        raise ValueError(f"expected a number as the database behind the host: {FORM}")
     return f"{known}://{rest}"
 
 
