@@ -68,16 +68,12 @@ async def joined(client: Commands, header: Json) -> bytes:
     """
     step = _Step.of(header)
     at = keys.run(step.home, step.run)
-    secret, plan, kept_apart, long = checked(
-        await client.call_many(
-            [
-                ("HGET", at, "secret"),
-                ("HGET", f"{at}:steps", step.number),
-                ("HGET", f"{at}:templates", step.number),
-                ("HGET", f"{at}:state", f"b{step.number}"),
-            ],
-            idempotent=True,
-        )
+    secret, plan, kept_apart, long = await _fields(
+        client,
+        (at, "secret"),
+        (f"{at}:steps", step.number),
+        (f"{at}:templates", step.number),
+        (f"{at}:state", f"b{step.number}"),
     )
     if secret is None or plan is None:
         raise InputsGoneError(
@@ -95,11 +91,7 @@ async def joined(client: Commands, header: Json) -> bytes:
 async def result_of(client: Commands, home: str, run: str) -> str | None:
     """Return the result of a run that has succeeded, as JSON; None if it is not kept any more."""
     at = keys.run(home, run)
-    template, long = checked(
-        await client.call_many(
-            [("HGET", at, "result_template"), ("HGET", f"{at}:state", f"b{RESULT}")], idempotent=True
-        )
-    )
+    template, long = await _fields(client, (at, "result_template"), (f"{at}:state", f"b{RESULT}"))
     try:
         return (
             None if template is None else await _text(client, at, template_from(json.loads(template)), int(long or 0))
@@ -121,6 +113,12 @@ async def _text(client: Commands, at: str, template: Template, long: int) -> str
                 " the broker were changed"
             )
     return "".join(filled(template, ends, tuple))
+
+
+async def _fields(client: Commands, *of: tuple[str, str | int]) -> list[bytes | None]:
+    """Return fields of several hashes, by the one command that all of this needs a right to."""
+    commands = [("HMGET", key, field) for key, field in of]
+    return [value for (value,) in checked(await client.call_many(commands, idempotent=True))]
 
 
 async def _grown(client: Commands, at: str, template: Template) -> Template:

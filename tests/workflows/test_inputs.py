@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -413,6 +414,31 @@ async def test_a_step_whose_run_is_damaged_is_a_dead_letter_that_says_what_is_la
             assert failure.type == "InputsGone"
             assert ("has no result of step 0 any more" if part == "values" else "WRONGTYPE") in failure.reason
             assert not body.offered
+
+
+async def test_a_step_whose_inputs_a_user_may_not_read_is_a_dead_letter_that_says_so(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> bytes:
+        raise inputs.NoPermissionError("this user has no permissions to run the 'hmget' command")
+
+    monkeypatch.setattr(inputs, "joined", refuse)
+    async with open_broker(redis_url) as any_broker:
+        broker: Any = any_broker
+        async with (
+            open_consumer(broker, "first", group="hands") as hands,
+            open_consumer(broker, "second", group="hands") as body,
+        ):
+            await start_one(broker, hands)
+            await until_letters(broker, 1)
+            reason = (await letter_of(broker)).failure.reason
+            assert reason == "its inputs cannot be read: this user has no permissions to run the 'hmget' command"
+            assert not body.offered
+
+
+def test_scripts_and_those_who_send_them_mean_the_same_number_of_inputs() -> None:
+    script = (Path(inputs.__file__).parent / "lua" / "run_messages.lua").read_text(encoding="utf-8")
+    assert f"MOST = {MOST_JOINED}, " in script
 
 
 async def test_a_run_that_an_older_client_has_started_has_its_inputs_joined_by_scripts(redis_url: str) -> None:
