@@ -17,7 +17,8 @@ flight: the node may lose it with its lease, and the actor's process may die, as
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import attrs
 import trio
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
             ...
 
 
+T = TypeVar("T")
 _FETCHED: Final = failpoint("inputs.fetched")
 
 
@@ -128,11 +130,12 @@ class Inputs:
         settlement: Fail | Reject | None = None
         with waiting.scope:
             try:
-                payload = await self._fetched(delivery)
+                try:
+                    payload = await self._patiently(delivery, partial(joined, self._client, delivery.headers[INPUTS]))
+                except InputsGoneError as gone:
+                    settlement = await self._without(in_flight, delivery, str(gone))
                 if _FETCHED is not None:
                     _FETCHED()
-            except InputsGoneError as gone:
-                settlement = Fail(Failure("InputsGone", str(gone)))
             except Exception as error:  # noqa: BLE001 - keys that were changed by hand: no attempt will read them better
                 settlement = Fail(Failure("InputsGone", f"its inputs cannot be read: {type(error).__name__}: {error}"))
         # No checkpoint from here on: it is either waiting here or in the sink.
@@ -152,13 +155,20 @@ class Inputs:
                 self._settler.start(in_flight)
         self._resume(in_flight.subscription)
 
-    async def _fetched(self, delivery: Delivery) -> bytes:
-        """Return the message; wait as long as the server does not answer."""
+    async def _without(self, in_flight: InFlightEntries, delivery: Delivery, problem: str) -> Fail | Reject:
+        """Return how a delivery ends that gets no inputs: its run may have been cancelled, and forgotten at once."""
+        ask = partial(self._client.call, "HMGET", in_flight.keys.cancelled, delivery.id, idempotent=True)
+        (note,) = await self._patiently(delivery, ask)
+        # As in lua/order.lua: what is before the reason says whether a handler is ended by force.
+        return Fail(Failure("InputsGone", problem)) if note is None else cancelled(note[1:].decode(errors="replace"))
+
+    async def _patiently(self, delivery: Delivery, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return an answer of the server; wait as long as it does not give one."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await joined(self._client, delivery.headers[INPUTS])
+                return await ask()
             except RedisError as error:
                 if isinstance(error, NoPermissionError) or not may_pass(error):
                     raise InputsGoneError(f"its inputs cannot be read: {error}") from error

@@ -169,6 +169,10 @@ class SourceKeys(Value):
         return f"{beside}acked:{group}"
 
     @property
+    def cancelled(self) -> str:
+        return f"{self.prefix}cancelled"
+
+    @property
     def tracked(self) -> str:
         return f"{self.prefix}tracked"
 

@@ -302,6 +302,34 @@ async def test_a_step_that_is_cancelled_while_its_inputs_are_fetched_ends_as_tha
             assert not body.cancelled
 
 
+async def test_a_step_of_a_run_that_is_gone_ends_as_cancelled_if_it_was_though_its_node_was_not_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+
+    def take_no_notice(*_: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(inputs.Inputs, "cancel", take_no_notice)
+    async with open_broker(url) as any_broker:
+        broker: Any = any_broker
+        async with (
+            open_consumer(broker, "first", group="hands") as hands,
+            open_consumer(broker, "second", group="hands") as body,
+        ):
+            await start_one(broker, hands)
+            await gate.begun.wait()
+            assert await broker.runs.cancel("r", "not wanted")
+            assert await broker.runs.forget("r")
+            gate.open.set()
+            await body.wait(lambda: body.seen(Settled), "its end")
+            (settled,) = body.seen(Settled)
+            assert settled.settlement == cancelled("not wanted")
+            await body.node.wait_settled()
+            assert await broker.dead_letters.list() == []
+            assert not body.offered
+
+
 async def test_a_node_that_ends_while_it_fetches_inputs_releases_the_step_to_another_one(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
