@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from actorwork.errors import BrokerError
 from actorwork.inspection.words import duration, moment
 
 if TYPE_CHECKING:
@@ -84,10 +85,16 @@ def _pause_of(definition: TriggerDefinition, pauses: Sequence[Pause]) -> Pause |
 
 
 async def actors_without_node(broker: Broker, records: Sequence[TriggerRecord]) -> Collection[str]:
-    """Return the actors of these triggers that no node runs: nothing fires them. Empty if the reports are not whole."""
+    """Return the actors of these triggers that no node runs: nothing fires them.
+
+    Empty if the reports are not whole, or if the user may not read them.
+    """
     from actorwork.inspection.gathering import gather
 
-    gathered = await gather(broker)
+    try:
+        gathered = await gather(broker)
+    except BrokerError:
+        return frozenset()
     if not gathered.is_whole:
         return frozenset()
     actors = {record.definition.actor for record in records}

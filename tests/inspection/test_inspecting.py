@@ -12,7 +12,9 @@ from actorwork import Actor, Settings, Supervisor, open_client, open_system, rec
 from actorwork.abc import Broker
 from actorwork.errors import BrokerError
 from actorwork.inspection import Inspection, as_json
+from actorwork.inspection.schedules import actors_without_node, known_triggers
 from actorwork.policy.reports import HeldMessage, NodeReport, PartReport, written
+from actorwork.records import TriggerDefinition
 from actorwork.streams.broker import RedisBroker
 from actorwork.testing.memory import MemoryBroker
 from actorwork.testing.redis_server import open_redis_server
@@ -310,3 +312,25 @@ async def test_many_nodes_and_sources_are_read_in_few_commands(monkeypatch: pyte
     assert (counts.count("get"), counts.count("count")) == (3, 1)
     assert len(counts) <= 10
     assert overview.commands <= 20
+
+
+class Refusing:
+    """Reports that a user may not read."""
+
+    async def nodes(self) -> Any:
+        raise BrokerError("NOPERM this user has no permissions to run the 'zrangebyscore' command")
+
+
+async def test_who_may_not_read_reports_sees_triggers_and_not_whether_a_node_fires_them(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    broker = MemoryBroker()
+    definition = TriggerDefinition(
+        source="s", id="0123456789abcdef", actor="shop", title="nightly", schedule='{"every": 60}', data=b"{}"
+    )
+    await broker.triggers.register("s", [definition])
+    records = await broker.triggers.list()
+    assert await actors_without_node(broker, records) == {"shop"}
+    monkeypatch.setattr(broker, "_reports", Refusing())
+    (known,) = known_triggers(records, [], await actors_without_node(broker, records))
+    assert (known.state, known.why) == ("on", "")
