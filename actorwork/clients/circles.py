@@ -10,7 +10,8 @@ an ask that is answered soon costs nothing, and the others a look now and then.
 An error is never raised in vain:
 
 - A note counts only while the delivery that asks is its node's, and while the message that it asks waits behind another
-  one of its key: else that handler does not wait, or its reply is on its way.
+  one of its key: else that handler does not wait, or its reply is on its way. Each look writes it anew, and it lasts
+  for some seconds: that of a node that has died is gone before the usual lease is.
 - The waits of a circle are read one after another, and may never have been there all at once. So they are read again:
   a wait is never noted a second time, so those that were there before and are there after were there in between, all of
   them.
@@ -43,7 +44,9 @@ MOST_READ: Final = 64
 """How many keys are looked at, at most, in one look."""
 _LONGEST: Final = 2.0
 """Seconds between two looks, once an ask has waited for long."""
-_LOOKS_FOR: Final = 5.0
+_LASTS: Final = 6.0
+"""Seconds for which a note counts without being written anew."""
+_LOOKS_FOR: Final = 3.0
 """Seconds after which a look is given up: the reply may have come meanwhile."""
 _FORGETS_FOR: Final = 1.0
 
@@ -103,7 +106,7 @@ class WaitingKey:
         """Look for a circle; return whether there was one, and the message was taken back."""
         waits, wait = self._broker.waits, self._wait
         self._is_noted = True
-        if not await waits.note(self._delivery, wait, ttl=left):
+        if not await waits.note(self._delivery, wait, ttl=min(left, _LASTS)):
             return False
         circle = await circle_of(waits, wait)
         if not circle or wait.message != max(one.message for one in circle) or not await is_closed(waits, circle):

@@ -74,20 +74,22 @@ class KeyWaitTests(ContractTests):
 
     async def test_a_note_of_a_delivery_that_was_taken_from_its_node_does_not_count(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
-            begun = [_message("1", ONE), _message("2", OTHER)]
-            await broker.publish(begun)
-            one, other = await _begin(consumer, *begun)
-            asked = [_message("3", OTHER), _message("4", ONE)]
-            await broker.publish(asked)
-            first, second = _wait(one, asked[0]), _wait(other, asked[1])
-            assert await broker.waits.note(one, first, ttl=60)
-            assert await broker.waits.note(other, second, ttl=60)
-            consumer.capacity = 0
-            await consumer.release_deliveries(other)
-            assert await broker.waits.behind(first) == []
-            assert await broker.waits.behind(second) == [first]
-            assert not await broker.waits.note(other, second, ttl=60)
-            await broker.waits.forget(second)
+            begun = [_message("1", ONE), _message("2", OTHER, "mail")]
+            asked = [_message("3", OTHER, "mail"), _message("4", ONE)]
+            await broker.publish([*begun, *asked])
+            async with open_consumer(broker, "mail") as another:
+                (one,), (other,) = await _begin(consumer, begun[0]), await _begin(another, begun[1])
+                first, second = _wait(one, asked[0]), _wait(other, asked[1])
+                assert await broker.waits.note(one, first, ttl=60)
+                assert await broker.waits.note(other, second, ttl=60)
+                assert await broker.waits.behind(first) == [second]
+            async with open_consumer(broker, "mail") as successor:
+                (again,) = await _begin(successor, begun[1])
+                assert await broker.waits.behind(first) == []
+                assert await broker.waits.behind(second) == [first]
+                assert not await broker.waits.note(other, second, ttl=60)
+                assert await broker.waits.note(again, second, ttl=60)
+                assert await broker.waits.behind(first) == [second]
 
     async def test_no_more_than_a_few_asks_of_a_handler_are_noted(self) -> None:
         async with self.open_broker() as broker, open_consumer(broker, "orders") as consumer:
