@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from random import SystemRandom
 from typing import Any, ClassVar, Final
 
@@ -20,8 +21,8 @@ from actorwork.asynchronous.redis import LOST, AsyncioRedis
 from actorwork.errors import BrokerError
 from actorwork.events import BrokerBack, BrokerLost
 from actorwork.streams.transport.address import Address
-from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place
-from actorwork.streams.transport.redis_py import ConnectionError, RedisError  # noqa: A004
+from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, target_of
+from actorwork.streams.transport.redis_py import ConnectionError, MovedError, RedisError  # noqa: A004
 from actorwork.streams.transport.routing import ANSWERS_WITHIN, R, SubscribedRouting, address_at, pause_before
 
 _chance: Final = SystemRandom()
@@ -148,6 +149,34 @@ class AsyncioCluster(SubscribedRouting):
             finally:
                 self._homing.discard(asked)
 
+    def is_near(self, channel: bytes) -> bool:
+        place = self._place_of((channel,))
+        return place in self._primaries and self._primaries[place].is_near(channel)
+
+    async def subscribe_near(self, channel: bytes) -> None:
+        """Subscribe to a channel at the primary that has its slot now. When the slot moves, that has an end."""
+        while True:
+            await self._wait_layout()
+            place = self._place_of((channel,))
+            client = None if place is None else self._primaries.get(place)
+            if place is None or client is None:
+                await self._pause(1)
+                continue
+            try:
+                return await client.subscribe_near(channel)
+            except _Closed:
+                await self._pause(1)
+            except MovedError as error:
+                self._note_moved((channel,), target_of(error, place))
+                await self._pause(2)
+
+    def _pushed(self, place: Place, push: list[Any]) -> None:
+        if push[0] != b"sunsubscribe":
+            self._on_push(push)
+        elif place in self._primaries:
+            self._primaries[place].forget_near(push[1])
+            self._look_now()
+
     async def _subscribe_again(self, channel: bytes) -> None:
         # If its right was taken away: those who wait look now and then.
         with contextlib.suppress(RedisError, BrokerError):
@@ -171,12 +200,12 @@ class AsyncioCluster(SubscribedRouting):
         return await asyncio.to_thread(self._cluster.find, self._layout, away)
 
     async def _keep_layout(self) -> None:
-        while True:
+        while not self._is_closed:
             is_whole = all(client.is_connected for client in self._primaries.values())
+            # Not `wait_for`: up to Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self._is_stale.wait(), _chance.uniform(*(_LOOK_EVERY if is_whole else _LOOK_SOON))
-                )
+                async with asyncio.timeout(_chance.uniform(*(_LOOK_EVERY if is_whole else _LOOK_SOON))):
+                    await self._is_stale.wait()
             self._is_stale.clear()
             # If no member answers: the clients of the primaries report that they are lost.
             with contextlib.suppress(BrokerError, *LOST):
@@ -193,7 +222,9 @@ class AsyncioCluster(SubscribedRouting):
         for place in layout.primaries:
             if place not in self._primaries:
                 address = address_at(self.address, place)
-                client = self._primaries[place] = _Primary(address, self._on_push, self._on_back, self._tell)
+                client = self._primaries[place] = _Primary(
+                    address, partial(self._pushed, place), self._on_back, self._tell
+                )
                 client.start()
         if self._home not in self._primaries:
             self._home = self.choose(layout.primaries)

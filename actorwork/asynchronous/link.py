@@ -190,8 +190,10 @@ class Link:
             self.fail(ConnectionError(f"cannot read what the server sent: {error}"))
 
     def _take(self, push: list[Any]) -> None:
-        if self._waiting and push[0] in (b"subscribe", b"unsubscribe"):
+        if self._waiting and push[0] in (b"subscribe", b"unsubscribe", b"ssubscribe"):
             self._reply(push)
+        elif push[0] == b"smessage":
+            self._on_push([b"message", *push[1:]])
         else:
             self._on_push(push)
 

@@ -63,6 +63,7 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
     from actorwork.asynchronous.redis import AsyncioRedis  # noqa: PLC0415
     from actorwork.asynchronous.replies import RedisReplies  # noqa: PLC0415
     from actorwork.streams.diagnosis import refuse_what_loses_messages  # noqa: PLC0415
+    from actorwork.streams.keys import address_of_near  # noqa: PLC0415
     from actorwork.streams.sending import RedisSending  # noqa: PLC0415
     from actorwork.streams.transport.address import Address  # noqa: PLC0415
     from actorwork.streams.transport.redis_py import cannot  # noqa: PLC0415
@@ -72,8 +73,9 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
 
     def on_push(push: list[Any]) -> None:
         if push[0] == b"message":
+            address = address_of_near(push[1]) or push[1]
             for place in places:
-                if push[1] == place.address.encode():
+                if address == place.address.encode():
                     place.take(push[2])
             for changes in watched:
                 changes.watches.tell(push[1])
@@ -103,8 +105,8 @@ async def _open_redis(url: str, stack: AsyncExitStack, emit: EventSink) -> tuple
         await refuse_what_loses_messages(commands, address, emit)
 
     async def open_replies() -> Replies:
-        place = RedisReplies(address.url)
-        await place.open(commands)
+        place = RedisReplies(commands)
+        await place.open()
         places.append(place)
         stack.push_async_callback(place.aclose)
         return place

@@ -76,6 +76,8 @@ class AsyncioRedis(CommonCommands):
         self._link: Link | None = None
         self._queued = _Queue()
         self._channels: set[bytes] = set()
+        self._near: set[bytes] = set()
+        """Channels of slots."""
         self._connecting: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -139,6 +141,21 @@ class AsyncioRedis(CommonCommands):
             self._channels.discard(name)
             raise reply
 
+    async def subscribe_near(self, channel: bytes) -> None:
+        """Subscribe to a channel of a slot (SSUBSCRIBE), now and after each reconnect."""
+        (reply,) = await self._request(pack(("SSUBSCRIBE", channel)), 1, idempotent=True)
+        if isinstance(reply, Exception):
+            raise reply
+        self._near.add(channel)
+
+    def is_near(self, channel: bytes) -> bool:
+        """Return whether this client is subscribed to a channel at the server that has its slot."""
+        return channel in self._near
+
+    def forget_near(self, channel: bytes) -> None:
+        """Note that the server has ended a subscription to a channel of a slot: the slot has moved."""
+        self._near.discard(channel)
+
     def forget_subscriptions(self) -> None:
         """Subscribe to nothing on further connections."""
         self._channels.clear()
@@ -193,8 +210,9 @@ class AsyncioRedis(CommonCommands):
     def _connected(self, opened: RedisPyConnection) -> None:
         link = self._link = Link(opened, self._loop, self._on_push, self._lost)
         self.generation += 1
-        for channel in self._channels:
-            link.send(Request(pack(("SUBSCRIBE", channel)), 1, True, self._loop.create_future()))  # noqa: FBT003
+        for verb, channels in (("SUBSCRIBE", self._channels), ("SSUBSCRIBE", self._near)):
+            for channel in channels:
+                link.send(Request(pack((verb, channel)), 1, True, self._loop.create_future()))  # noqa: FBT003
         for request in self._queued.take():
             request.replies.clear()
             link.send(request)

@@ -104,13 +104,36 @@ class _Awaited:
 
 
 class RedisReplies(AsyncioReplies):
-    """At Redis."""
+    """At Redis; on a cluster, outcomes of a source that is asked come from its primary alone (streams/replies.py)."""
 
-    def __init__(self, place: str) -> None:
-        super().__init__(keys.REPLIES + os.urandom(16).hex(), place)
+    def __init__(self, commands: AsyncioRedis | AsyncioCluster) -> None:
+        kind = keys.NEAR if commands.is_of_cluster else keys.REPLIES
+        super().__init__(kind + os.urandom(16).hex(), commands.address.url)
+        self._commands = commands
         self._look_now = asyncio.Event()
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        """Those that subscribe at the primaries of sources that are asked. One that was refused stays."""
 
-    async def open(self, commands: AsyncioRedis | AsyncioCluster) -> None:
+    def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> PendingOutcome:
+        commands = self._commands
+        if commands.is_of_cluster and source not in self._coming:
+            channel = keys.near_replies(source, self.address).encode()
+            if not commands.is_near(channel):
+                self._coming[source] = self._loop.create_task(self._come_near(source, channel))
+        return super().expect(source, message_id, look_from=look_from)
+
+    async def _come_near(self, source: str, channel: bytes) -> None:
+        with contextlib.suppress(RedisError, BrokerError):
+            await self._commands.subscribe_near(channel)
+            del self._coming[source]
+
+    async def aclose(self) -> None:
+        for task in self._coming.values():
+            task.cancel()
+        await super().aclose()
+
+    async def open(self) -> None:
+        commands = self._commands
         with cannot("wait for replies"):
             await commands.subscribe(self.address)
 

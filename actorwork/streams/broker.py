@@ -68,6 +68,9 @@ async def open_broker(url: str, *, emit: EventSink, is_unsafe_allowed: bool = Fa
                     node.notify(name)
                 else:
                     node.learn(*used)
+        elif (address := keys.address_of_near(message[1])) is not None:
+            if (place := replies.get(address)) is not None:
+                place.take(message[2])
         else:
             for one in changes:
                 one.watches.tell(message[1])
@@ -238,6 +241,8 @@ class RedisBroker(RedisSending, Broker):
                 with cannot("wait for replies"):
                     await self._client.subscribe(channel)
                 nursery.start_soon(place.run)
+                if self._client.is_of_cluster:
+                    nursery.start_soon(place.come_near)
                 yield place
                 nursery.cancel_scope.cancel()
         finally:

@@ -49,6 +49,8 @@
     actorwork:answer:<command>                    what a node has answered
     actorwork:asks                                a channel: this node (no name: each) is to look for commands now
     actorwork:reply:<uuid>                        a channel where outcomes arrive
+    actorwork:reply:near:<uuid>                   the same of a client that listens on the next one, too
+    actorwork:{<source>}:reply:<uuid>             on a cluster, the outcomes of one source, at its primary only
     actorwork:attend                              a channel: makes nodes maintain this source (no name: all) now, or
                                                   read this stream of a priority from now on
     actorwork:shared:<name>                       a shared value, a hash
@@ -86,6 +88,7 @@ from actorwork.shown import Value
 OURS: Final = "actorwork:"
 LEASES: Final = "actorwork:node:"
 REPLIES: Final = "actorwork:reply:"
+NEAR: Final = "actorwork:reply:near:"
 ATTEND: Final = "actorwork:attend"
 TRIGGERS: Final = "actorwork:triggers"
 TRIGGER_CHANGES: Final = "actorwork:triggers:changes"
@@ -227,6 +230,20 @@ def publisher(name: str) -> str:
 
 def submitted(message_id: str) -> str:
     return f"actorwork:sent:as:{message_id}"
+
+
+def near_replies(source: str, address: str) -> str:
+    """Return the channel for outcomes of one source to a client whose address begins with `NEAR`."""
+    return f"{prefix(source)}reply:{address.removeprefix(NEAR)}"
+
+
+_OF_NEAR: Final = re.compile(rb"actorwork:\{.*\}:reply:([0-9a-f]+)")
+
+
+def address_of_near(channel: bytes) -> bytes | None:
+    """Return the address of the client that a channel for outcomes of one source belongs to; None for any other."""
+    match = _OF_NEAR.fullmatch(channel)
+    return None if match is None else NEAR.encode() + match[1]
 
 
 def watch_of_run(id: str) -> str:

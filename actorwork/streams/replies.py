@@ -4,6 +4,10 @@ The script that settles a message publishes its outcome to the channel and store
 The channel is quick, but loses messages with its connection; a stored outcome is certain. So all outcomes that are
 still awaited are looked up after each reconnect, and every few seconds. Outcomes of messages that are held back until
 a time are looked up every few seconds from that time on: of these there may be very many.
+
+On a cluster, what is published on that channel costs all primaries. So outcomes of a source that has been asked before
+arrive on a channel of their own, at the primary of that source only (SSUBSCRIBE). Where that is not possible, and until
+it is, the other one is used: the script that settles sees whether it was heard (lua/order.lua).
 """
 
 from __future__ import annotations
@@ -64,12 +68,15 @@ class RedisReplies(Replies):
     """Made by `RedisBroker.open_replies`."""
 
     def __init__(self, client: RedisClient, emit: EventSink) -> None:
-        self.address = keys.REPLIES + os.urandom(16).hex()
+        self.address = (keys.NEAR if client.is_of_cluster else keys.REPLIES) + os.urandom(16).hex()
         self._client = client
         self._emit = emit
         self._waiting: dict[tuple[str, str], list[RedisPendingOutcome]] = {}
         self._look: trio.CancelScope | None = None
         self._may_have_lost = False
+        self._to_be_near: dict[str, None] = {}
+        """The sources that are asked, and whose primaries this client does not listen at."""
+        self._has_asked = trio.Event()
 
     def __repr__(self) -> str:
         return f"<RedisReplies at {self.address}, {len(self._waiting)} awaited>"
@@ -80,6 +87,9 @@ class RedisReplies(Replies):
     def expect(self, source: str, message_id: str, *, look_from: float = 0.0) -> RedisPendingOutcome:
         waiting = RedisPendingOutcome(self._forget, source, message_id, look_from)
         self._waiting.setdefault((source, message_id), []).append(waiting)
+        if self._client.is_of_cluster and source not in self._to_be_near and not self._is_near(source):
+            self._to_be_near[source] = None
+            self._has_asked.set()
         if self._look is not None:
             self._look.deadline = min(self._look.deadline, trio.current_time() + _pause_before(look_from))
         return waiting
@@ -98,6 +108,24 @@ class RedisReplies(Replies):
         self._may_have_lost = True
         if self._look is not None:
             self._look.deadline = trio.current_time()
+
+    def _is_near(self, source: str) -> bool:
+        return self._client.is_near(keys.near_replies(source, self.address).encode())
+
+    async def come_near(self) -> None:
+        """Listen at the primaries of the sources that are asked; return if this server, or this user, cannot do that.
+
+        A source stays noted where that has failed, so that it is not tried again and again.
+        """
+        while True:
+            await self._has_asked.wait()
+            self._has_asked = trio.Event()
+            for source in tuple(self._to_be_near):
+                try:
+                    await self._client.subscribe_near(keys.near_replies(source, self.address).encode())
+                except RedisError:
+                    return
+                del self._to_be_near[source]
 
     async def run(self) -> NoReturn:
         while True:

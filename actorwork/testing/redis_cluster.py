@@ -266,8 +266,14 @@ def open_redis_cluster(
     """
 
     def make(directory: Path) -> RedisCluster:
+        taken: set[int] = set()
+
         def member(name: str, settings: Mapping[str, str]) -> Member:
-            return Member(directory / name, settings, port=free_pair())
+            # A port that is free now may be the one that the bus of another member, which has not begun, is to have.
+            while not taken.isdisjoint((port := free_pair(), port + BUS)):
+                pass
+            taken.update((port, port + BUS))
+            return Member(directory / name, settings, port=port)
 
         return RedisCluster(member, primaries, replicas, config or {}, node_timeout)
 

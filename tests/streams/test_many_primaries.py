@@ -1,14 +1,17 @@
 """What a message and a node cost a cluster, by commands and connections, whatever the number of its primaries."""
 
+import asyncio
 import re
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import trio
 
 from actorwork import Actor, Settings, open_client, open_system, receive
+from actorwork.asynchronous.opening import open_client as open_on_asyncio
 from actorwork.brokers import open_broker
 from actorwork.clients.receipts import Receipt
 from actorwork.events import Event
@@ -127,6 +130,65 @@ async def until_watched(cluster: RedisCluster, messages: Sequence[str]) -> None:
                 one.encode() in member.call("KEYS", f"actorwork:{{*}}:watched:{one}") for member in cluster.primaries
             ):
                 await trio.sleep(0.01)
+
+
+class Echo(Actor):
+    settings = Settings(title="echo")
+
+    @receive
+    async def echo(self, *, number: int) -> int:
+        return number
+
+
+def told(cluster: RedisCluster) -> Counter[str]:
+    """Return how often something was published to all primaries, and at one only."""
+    found = sum((calls(member) for member in cluster.primaries), Counter[str]())
+    return Counter({name: found[name] for name in ("publish", "spublish")})
+
+
+def knows_slots_channels(cluster: RedisCluster) -> bool:
+    """Return whether channels may be those of a slot: from Redis 7.0 on."""
+    return int(cluster.primaries[0].info("server")["redis_version"].partition(".")[0]) >= 7
+
+
+def expected(cluster: RedisCluster) -> list[int]:
+    return [10, 10] if knows_slots_channels(cluster) else [0, 0]
+
+
+async def ask_near(cluster: RedisCluster, client: Any, sleep: Callable[[float], Awaitable[object]]) -> list[int]:
+    """Ask until the reply comes from one primary alone, and ten times more; return how many of these did."""
+    source = Echo.settings.default_source
+    counts: list[int] = []
+    for _ in range(2):
+        before = told(cluster)
+        while knows_slots_channels(cluster) and not (told(cluster) - before)["spublish"]:
+            before = told(cluster)
+            assert await client.ref(Echo).ask({"number": 1}, timeout=PATIENCE) == 1
+            await sleep(0.01)
+        before = told(cluster)
+        for number in range(10):
+            assert await client.ref(Echo).ask({"number": number}, timeout=PATIENCE) == number
+        counts.append((told(cluster) - before)["spublish"])
+        # Its slot moves, and the subscription ends with it.
+        owner = cluster.owner(source)
+        cluster.move(source, next(one for one in cluster.primaries if one is not owner))
+    return counts
+
+
+async def test_a_reply_comes_from_the_primary_of_the_source_alone_wherever_it_is(redis_cluster: RedisCluster):
+    redis_cluster.flush()
+    async with open_system(Echo, broker=redis_cluster.url), open_client(redis_cluster.url) as client:
+        assert await ask_near(redis_cluster, client, trio.sleep) == expected(redis_cluster)
+
+
+async def test_a_program_on_asyncio_gets_replies_from_the_primary_of_the_source_alone(redis_cluster: RedisCluster):
+    async def ask() -> list[int]:
+        async with open_on_asyncio(redis_cluster.url) as client:
+            return await ask_near(redis_cluster, client, asyncio.sleep)
+
+    redis_cluster.flush()
+    async with open_system(Echo, broker=redis_cluster.url):
+        assert await trio.to_thread.run_sync(asyncio.run, ask()) == expected(redis_cluster)
 
 
 @AS_MANY

@@ -18,6 +18,8 @@ from actorwork.streams.transport.redis_py import RedisError
 class Server:
     """Has no outcome yet, and notes which it is asked for."""
 
+    is_of_cluster = False
+
     def __init__(self) -> None:
         self.asked: list[tuple[float, list[str]]] = []
         self.fails = False

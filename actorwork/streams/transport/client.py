@@ -21,7 +21,7 @@ server's return.
 """
 
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import SystemRandom
 from typing import Any, Final
@@ -149,6 +149,8 @@ class RedisClient(CommonCommands):
         self._silence = silence
         self._threads = trio.CapacityLimiter(16)  # Many readers that reconnect must not use up the threads of handlers.
         self._channels: set[bytes] = set()
+        self._near: set[bytes] = set()
+        """Channels of slots."""
         self._link: Multiplexer | None = None
         self._connected = trio.Event()
         self._scope = trio.CancelScope(shield=True)
@@ -301,6 +303,21 @@ class RedisClient(CommonCommands):
         self._channels.discard(name)
         await self._confirmed("UNSUBSCRIBE", name)
 
+    async def subscribe_near(self, channel: bytes) -> None:
+        """Subscribe to a channel of a slot (SSUBSCRIBE), now and after each reconnect. Cancelled: it may be
+        subscribed.
+        """
+        self._near.add(channel)
+        await self._confirmed("SSUBSCRIBE", channel)
+
+    def is_near(self, channel: bytes) -> bool:
+        """Return whether this client is subscribed to a channel at the server that has its slot."""
+        return channel in self._near
+
+    def forget_near(self, channel: bytes) -> None:
+        """Note that the server has ended a subscription to a channel of a slot: the slot has moved."""
+        self._near.discard(channel)
+
     def forget_subscriptions(self) -> None:
         """Subscribe to nothing on further connections."""
         self._channels.clear()
@@ -310,6 +327,7 @@ class RedisClient(CommonCommands):
         reply = request.replies[0]
         if isinstance(reply, Exception):
             self._channels.discard(channel)
+            self._near.discard(channel)
             raise reply
 
     # ------------------------------------------------------------------------------------------------------ connections
@@ -429,7 +447,11 @@ class RedisClient(CommonCommands):
             request = await link.request(pack(("SUBSCRIBE", channel)), is_subscription=True)
             if request.error is None and isinstance(request.replies[0], Exception):
                 link.fail(request.replies[0])
-        if missing := await self._missing_scripts(link):
+        for channel in tuple(self._near):
+            request = await link.request(pack(("SSUBSCRIBE", channel)), is_subscription=True)
+            if request.error is None and isinstance(request.replies[0], Exception):
+                self._near.discard(channel)  # Its slot has moved, or the right to it was taken away.
+        if missing := await _missing_scripts(link, self._scripts):
             # Without the right to load scripts, the error appears when one is run.
             await link.request(b"".join([pack(("SCRIPT", "LOAD", script.source)) for script in missing]), len(missing))
         if link.error is None:
@@ -437,20 +459,6 @@ class RedisClient(CommonCommands):
             self._link = link
             self._connected.set()
             self._on_event(Connected(self._address.url, self.generation))
-
-    async def _missing_scripts(self, link: Multiplexer) -> Sequence[Script]:
-        """Return the scripts that the server does not know: together they have a megabyte, so they are sent only once.
-
-        A server that does not permit the question gets them all.
-        """
-        scripts = tuple(self._scripts.values())
-        if not scripts:
-            return ()
-        request = await link.request(pack(("SCRIPT", "EXISTS", *self._scripts)), 1)
-        known = request.replies[0] if request.replies else ()
-        if isinstance(known, Exception):
-            return scripts
-        return [script for script, is_known in zip(scripts, known, strict=False) if not is_known]
 
     def _lost(self, _error: Exception) -> None:
         link, self._link = self._link, None
@@ -464,6 +472,21 @@ class RedisClient(CommonCommands):
         self._is_closed = True
         self._connected.set()
         self._scope.cancel()
+
+
+async def _missing_scripts(link: Multiplexer, known_here: Mapping[str, Script]) -> Sequence[Script]:
+    """Return the scripts that the server does not know: together they have a megabyte, so they are sent only once.
+
+    A server that does not permit the question gets them all.
+    """
+    scripts = tuple(known_here.values())
+    if not scripts:
+        return ()
+    request = await link.request(pack(("SCRIPT", "EXISTS", *known_here)), 1)
+    known = request.replies[0] if request.replies else ()
+    if isinstance(known, Exception):
+        return scripts
+    return [script for script, is_known in zip(scripts, known, strict=False) if not is_known]
 
 
 def _backoff(failures: int) -> float:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from random import SystemRandom
 from typing import Any, ClassVar, Final
 
@@ -141,6 +142,15 @@ class ClusterClient(SubscribedRouting, RedisClient):
             except trio.ClosedResourceError:
                 await trio.lowlevel.checkpoint()
 
+    def _pushed(self, place: Place, push: list[Any]) -> None:
+        if push[0] == b"sunsubscribe":
+            client = self._clients.get(place)
+            if client is not None:
+                client.forget_near(push[1])
+            self._look_now()
+            return
+        self._on_push(push)
+
     @contextmanager
     def _until_home_moves(self) -> Generator[None]:
         with trio.CancelScope() as scope:
@@ -154,6 +164,28 @@ class ClusterClient(SubscribedRouting, RedisClient):
         while True:
             with self._until_home_moves():
                 return await ask()
+
+    def is_near(self, channel: bytes) -> bool:
+        place = self._place_of((channel,))
+        client = None if place is None else self._clients.get(place)
+        return client is not None and client.is_near(channel)
+
+    async def subscribe_near(self, channel: bytes) -> None:
+        """Subscribe to a channel at the primary that has its slot now. When the slot moves, that has an end."""
+        while True:
+            await self._wait_layout()
+            place = self._place_of((channel,))
+            client = None if place is None else self._clients.get(place)
+            if place is None or client is None:
+                await self._pause(1)
+                continue
+            try:
+                return await client.subscribe_near(channel)
+            except trio.ClosedResourceError:
+                await trio.lowlevel.checkpoint()
+            except MovedError as error:
+                self._note_moved((channel,), target_of(error, place))
+                await self._pause(2)
 
     async def _subscribe_again(self, client: RedisClient) -> None:
         with self._until_home_moves():
@@ -339,7 +371,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
                     address_at(self._address, place),
                     self._name,
                     tuple(self._guarded.values()),
-                    self._on_push,
+                    partial(self._pushed, place),
                     self._on_change,
                     self._silence,
                 )

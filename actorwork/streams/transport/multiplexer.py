@@ -37,7 +37,8 @@ from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
 _PING: Final = pack(("PING",))
 _MESSAGE: Final = [bytes, bytes, bytes]
 """What a message of a channel consists of: kind, channel, data."""
-_CONFIRMATIONS: Final = frozenset({b"subscribe", b"unsubscribe"})
+_CONFIRMATIONS: Final = frozenset({b"subscribe", b"unsubscribe", b"ssubscribe"})
+"""`sunsubscribe` is never asked for: it says that a slot has moved."""
 
 
 class PendingRequest:
@@ -272,6 +273,8 @@ class Multiplexer:
                     request.task = None
 
     def _push(self, push: list[Any]) -> None:
+        if push[0] == b"smessage":
+            push = [b"message", *push[1:]]
         if push[0] == b"message" and [*map(type, push)] != _MESSAGE:
             raise InvalidResponse(f"{self.connection.address.url} sent a message of a channel as {push!r:.100}")
         try:
