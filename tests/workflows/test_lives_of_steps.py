@@ -208,6 +208,25 @@ async def test_what_is_known_of_a_step_that_is_over_is_forgotten_by_its_receipt(
         assert [one.status for one in await run.steps()] == [Status.SUCCESS, Status.FAILURE]
 
 
+async def test_of_a_step_under_the_id_of_one_of_a_forgotten_run_nothing_is_known_that_was_of_that_one(
+    open_stage: OpenStage,
+) -> None:
+    async with open_stage() as stage, by_hand(stage) as hands:
+        again = stage.client.receipt("single/0.1")
+        for _ in range(2):
+            run = await stage.client.start(group(squares(1)), id="single")
+            (first,) = await hands.take(1)
+            await hands.settle(first, Fail(FAILURE))
+            assert await run.retry()
+            info = await again.info()
+            assert info.status in (Status.PENDING, Status.RECEIVED)
+            assert (info.ended, info.failure, info.reason) == (None, None, "")
+            (second,) = await hands.take(1)
+            await hands.settle(second, Fail(FAILURE))
+            assert (await again.info()).failure == FAILURE
+            assert await run.forget()
+
+
 async def test_steps_are_listed_among_the_tracked_messages_of_their_source(open_stage: OpenStage) -> None:
     async with open_stage() as stage, by_hand(stage) as hands:
         await stage.client.start(group(squares(1, 2, 3, 4)), id="four")

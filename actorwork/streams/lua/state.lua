@@ -146,7 +146,13 @@ do
       return false
     end
     local key = prefix .. 'state:' .. message_id
-    redis.call('HSET', key, 'status', 'PENDING', 'version', '1', 'claim', claim, 'ttl', ttl, 'sent', sent, 'place', place)
+    local function write()
+      return redis.call('HSET', key, 'status', 'PENDING', 'version', '1', 'claim', claim, 'ttl', ttl, 'sent', sent, 'place', place)
+    end
+    if write() < 6 then -- There was one with this id, more than a day ago or in a run that was forgotten.
+      redis.pcall('DEL', key)
+      write()
+    end
     redis.call('EXPIRE', key, delay and delay > 0 and whole(lives.SECONDS + delay) or OPEN_FOR)
     if unlisted then
       unlisted[#unlisted + 1] = message_id
