@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, IntFlag, StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, Self, TypedDict
 from uuid import UUID
 
@@ -207,6 +208,24 @@ _PARTS: st.SearchStrategy[Any] = (
 @given(st.dictionaries(_LONG_TEXTS | st.integers(), _PARTS | st.lists(_PARTS, max_size=3), max_size=10))
 def test_an_object_with_long_texts_is_written_as_any_other(value: dict[Any, Any]):
     assert dumps_object(value) == dumps(value)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("ab"), _LONG_TEXTS | st.integers()), min_size=1, max_size=5))
+def test_so_is_one_whose_long_text_was_written_before(values: list[dict[Any, Any]]):
+    keeps: Any = SimpleNamespace(text=None)
+    for value in values:
+        for _ in range(2):
+            assert dumps_object(value, keeps) == dumps(value)
+            assert keeps.text is None or any(keeps.text is part for part in value.values())
+
+
+def test_a_long_text_that_is_known_is_kept_for_as_long_as_it_is_written():
+    keeps: Any = SimpleNamespace(text=None)
+    long = "x" * 1000
+    parts: list[tuple[Any, str | None]] = [(long, long), (f'{long}"', None), (long, long), (1, None)]
+    for part, kept in parts:
+        dumps_object({"a": part}, keeps)
+        assert keeps.text is kept
 
 
 @pytest.mark.parametrize("part", [math.nan, object(), "\ud800"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from actorwork.errors import CodecError
 
@@ -68,11 +68,21 @@ _LONG: Final = 256
 _ESCAPED: Final = bytes([*range(0x20), *b'"\\'])
 
 
-def dumps_object(value: dict[str, Json]) -> bytes:
+class KeepsText(Protocol):
+    """Writes one object again and again: keeps the long text in it that was seen to have nothing to be escaped."""
+
+    text: str | None
+
+
+def dumps_object(value: dict[str, Json], known: KeepsText | None = None) -> bytes:
     """Write what `dumps` would for an object, faster if it has few fields, and a long text among them.
 
-    The encoder takes five times as long to look at each character as to see that a text has none to be escaped.
+    The encoder takes five times as long to look at each character as to see that a text has none to be escaped. Of the
+    text that is `known`, the same object as before, not even that is looked at.
     """
+    before = None
+    if known is not None:
+        before, known.text = known.text, None
     if len(value) > _FEW:
         return dumps(value)
     for part in value.values():
@@ -86,8 +96,13 @@ def dumps_object(value: dict[str, Json]) -> bytes:
         for name, part in value.items():
             if type(part) is str:
                 if len(part) >= _LONG:
-                    written = part.encode()
-                    if len(written.translate(None, _ESCAPED)) == len(written):
+                    is_plain = part is before
+                    if not is_plain:
+                        written = part.encode()
+                        is_plain = len(written.translate(None, _ESCAPED)) == len(written)
+                    if is_plain:
+                        if known is not None:
+                            known.text = part
                         pieces.append(f'{_encode_str(name)}:"{part}"')
                         continue
                 pieces.append(f"{_encode_str(name)}:{_encode_str(part)}")

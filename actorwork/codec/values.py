@@ -14,6 +14,7 @@ from actorwork.codec.text import dumps, dumps_object, loads, shown
 from actorwork.errors import CodecError, ResultTooLarge
 
 if TYPE_CHECKING:
+    from actorwork.codec.text import KeepsText
     from actorwork.message import Json
 
 _SCALARS: Final = frozenset({str, int, float, bool})
@@ -55,15 +56,15 @@ def encode_as(value: object, annotation: Any) -> bytes:
     return dumps(_unstructure()(value, annotation))
 
 
-def encoder_of(annotation: Any) -> Callable[[Any], bytes]:
+def encoder_of(annotation: Any) -> Callable[..., bytes]:
     """Return what `encode_as` is for one type; how that is written is looked up once."""
     from actorwork.codec.conversion import unstructure_hook_of
 
     to_json = unstructure_hook_of(annotation)
 
-    def encoded(value: object) -> bytes:
-        known = to_json(value)
-        return dumps_object(known) if type(known) is dict else dumps(known)
+    def encoded(value: object, known: KeepsText | None = None) -> bytes:
+        written = to_json(value)
+        return dumps_object(written, known) if type(written) is dict else dumps(written)
 
     return encoded
 

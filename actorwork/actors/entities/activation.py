@@ -46,6 +46,7 @@ class Activation:
         "marks",
         "schema",
         "stamp",
+        "text",
         "used",
         "version",
     )
@@ -67,6 +68,8 @@ class Activation:
         self.data = b""
         self.schema = 0
         """The version of the schema in which the state was committed; 0 if it has none."""
+        self.text: str | None = None
+        """The long text in the state, if there is one, as it was written last (`dumps_object`)."""
         self.used = 0.0
         """When it has handled a message last (Trio's clock)."""
         self.current: InFlight | None = None
@@ -103,7 +106,7 @@ class Activation:
 
         With the last change its message ends. No other commit may have its stamp.
         """
-        data = schema.write(self.entity.state, self._unknown)
+        data = schema.write(self.entity.state, self._unknown, self)
         if data == self.data and self.schema in (0, schema.version):
             return None
         schema.check(self.entity.state)

@@ -12,7 +12,7 @@ The last is what lets a field be added without a migration: an older node does n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast, get_args, get_origin
 
 import attrs
 
@@ -31,6 +31,9 @@ from actorwork.codec import (
 )
 from actorwork.errors import CodecError, Fail, SettingsError
 from actorwork.message import Json
+
+if TYPE_CHECKING:
+    from actorwork.codec.text import KeepsText
 
 Migration: TypeAlias = "Callable[[Any], Any]"
 M = TypeVar("M", bound=Migration)
@@ -91,7 +94,7 @@ def _version_of(schema: StateSchema) -> int:
     return max(schema.migrations, default=0) + 1
 
 
-def _encoder_of(schema: StateSchema) -> Callable[[Any], bytes]:
+def _encoder_of(schema: StateSchema) -> Callable[..., bytes]:
     return encoder_of(schema.type)
 
 
@@ -124,7 +127,7 @@ class StateSchema:
     migrations: Mapping[int, Migration] = attrs.field(factory=dict[int, Migration])
     version: int = attrs.field(init=False, default=attrs.Factory(_version_of, takes_self=True))
     _make: Callable[[], Any] = attrs.field(init=False, default=attrs.Factory(_maker_of, takes_self=True))
-    _encode: Callable[[Any], bytes] = attrs.field(init=False, default=attrs.Factory(_encoder_of, takes_self=True))
+    _encode: Callable[..., bytes] = attrs.field(init=False, default=attrs.Factory(_encoder_of, takes_self=True))
     _is_as_annotated: Look = attrs.field(init=False, default=attrs.Factory(_look_of, takes_self=True))
 
     @classmethod
@@ -177,10 +180,10 @@ class StateSchema:
         known, unknown = split(cast("Json", value), self.type)
         return structure(known, self.type), unknown
 
-    def write(self, value: Any, unknown: Rest | None = None) -> bytes:
+    def write(self, value: Any, unknown: Rest | None = None, known: KeepsText | None = None) -> bytes:
         """Return the JSON of a state; raises `Fail` for one that is too large or cannot be written."""
         try:
-            data = self._encode(value)
+            data = self._encode(value, known)
             if unknown is not None:
                 data = dumps(join(loads(data), unknown))
         except CodecError as error:
