@@ -20,7 +20,7 @@ import attrs
 
 from actorwork import events
 from actorwork.message import NO_HEADERS, Delivery, Envelope, Json, Message, Outcome, Status
-from actorwork.policy.settlement import Ending, Settlement
+from actorwork.policy.settlement import Ack, Ending, Settlement
 from actorwork.settings import DeadLetterSettings, Settings
 from actorwork.shown import Shown, Value
 
@@ -266,6 +266,14 @@ class Node(Protocol):
 
         With `state` the state of its key is changed in the same step. Raises `StateConflict`, and does nothing, if that
         has another version than the change names.
+        """
+        ...
+
+    async def keep_ahead(self, delivery: Delivery, ack: Ack) -> Ack | None:
+        """Keep of the runs that an ack starts what one transaction should not, before it is settled with.
+
+        Return the ack to settle with; None if this node no longer owns the delivery. Nothing is started before the
+        delivery is settled, and what is kept is deleted after a while if it is not. If cancelled, the same.
         """
         ...
 

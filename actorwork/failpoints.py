@@ -19,6 +19,7 @@
     take_over.after       received the entries that it took over; they are not offered to an actor yet
     publish.before        been asked to publish; nothing is sent
     publish.after         received the reply that its messages are stored; the sender does not know
+    page.kept             kept a page of a run that the settlement of a delivery will start
     fire.before           decided that a trigger fires; nothing is sent
     fire.after            received the reply that it has fired; it has not acted on it
     outbox.before         decided to forward what is in an outbox; it has not been read
@@ -68,6 +69,7 @@ POINTS: Final = frozenset(
         "publish.after",
         "fire.before",
         "fire.after",
+        "page.kept",
         "outbox.before",
         "outbox.sent",
         "outbox.after",

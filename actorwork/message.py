@@ -243,7 +243,10 @@ class Delivery(Value):
 
 
 class Status(enum.StrEnum):
-    """Where a message or a run is in its life. It only goes forward; PAUSED and HELD are states of open runs."""
+    """Where a message or a run is in its life. It only goes forward; PAUSED and HELD are states of open runs.
+
+    RETRY says that a message waits for its next attempt, and that what has failed in a run is put back.
+    """
 
     UNKNOWN = "UNKNOWN"
     PENDING = "PENDING"

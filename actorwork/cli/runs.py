@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STATUSES: Final = ("STARTED", "PAUSED", "HELD", "SUCCESS", "FAILURE", "CANCELLED")
+STATUSES: Final = ("STARTED", "PAUSED", "HELD", "RETRY", "SUCCESS", "FAILURE", "CANCELLED")
 """Those of a run; `Status` has more, for messages."""
 
 

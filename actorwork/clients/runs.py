@@ -76,7 +76,7 @@ class Run(Generic[R_co]):
         return RunInfo(id=self.id) if found is None else found
 
     async def status(self) -> Status:
-        """Return the status of the run: STARTED, PAUSED or HELD while it is open, then how it ended."""
+        """Return the status of the run: STARTED, PAUSED, HELD or RETRY while it is open, then how it ended."""
         return (await self.info()).status
 
     async def steps(self) -> Sequence[StepInfo]:
@@ -179,7 +179,8 @@ class Run(Generic[R_co]):
     async def retry(self, *, steps: Iterable[str | int] | None = None) -> bool:
         """Run again what has not succeeded; return whether the run was held or had failed.
 
-        Steps that are done keep their results. A deadline does not apply any more.
+        Steps that are done keep their results. A deadline does not apply any more. While the steps of a large run are
+        put back its status is RETRY, and nothing is sent; if this is cancelled meanwhile, the nodes do the rest.
 
         With `steps`, only these run again, with the steps that were cancelled because of them; the other failures stay
         what they are. A step is given by its name (all of that name), its number, or the id of its message. Raises

@@ -322,10 +322,7 @@ class EmbeddedNode:
         )
 
     def settle_together(
-        self,
-        subscription: Subscription,
-        settled: Sequence[tuple[Delivery, Settlement]],
-        published: Sequence[Envelope],
+        self, subscription: Subscription, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]
     ) -> None:
         if self._closed:
             for delivery, settlement in settled:
@@ -347,9 +344,8 @@ class EmbeddedNode:
             )
             for delivery, settlement in settled
         )
-        rows = [row_of(envelope) for envelope in published]
         self._unsettled += len(settled)
-        self._writer.settle(attrs.evolve(last, published=rows, together=others))
+        self._writer.settle(attrs.evolve(last, published=[row_of(one) for one in published], together=others))
 
     def applied(self, count: int, refused: Sequence[SettleOrder]) -> None:
         """Called by the writer when `count` settlements have been carried out, of which some were refused."""
@@ -361,6 +357,9 @@ class EmbeddedNode:
         if not self._unsettled and self._idle is not None:
             self._idle.set()
             self._idle = None
+
+    async def keep_ahead(self, delivery: Delivery, ack: Ack) -> Ack | None:
+        return ack
 
     async def publish_fenced(
         self,

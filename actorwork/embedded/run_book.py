@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import attrs
 
+from actorwork.embedded.retrial import Retrial
 from actorwork.embedded.rows import EnvelopeRow, OptionalFields
 from actorwork.embedded.transaction import Transaction
 from actorwork.message import FLOW, RUN_SECRET, Failure, Json, Outcome, Priority
@@ -49,7 +50,6 @@ WAITS: Final = 0
 SENT: Final = 1
 ENDED: Final = 2
 HELD: Final = 3
-
 ADD_STEP: Final = "insert into steps (run, step, name, kind, body, needs, undoes) values (?, ?, ?, ?, ?, ?, ?)"
 ADD_WAIT: Final = "insert into waits (run, step, dependent, wants, gathers) values (?, ?, ?, ?, ?)"
 
@@ -76,13 +76,17 @@ class RunBook:
         self._execute = transaction.execute
         self._outlets = outlets
         self._run = run
-        status, self.home, self.total, holds, rest, keep_for, self.secret = self._execute(
-            "select status, home, total, holds, rest, ttl, secret from runs where run = ?", (run,)
+        status, self.reason, self._finished, self.home, self.total, holds, rest, keep_for, self.secret = self._execute(
+            "select status, reason, finished, home, total, holds, rest, ttl, secret from runs where run = ?", (run,)
         ).fetchone()
         self.status = Status(status)
+        if transaction.room is None:
+            transaction.room = rules.Room()
+        self.room = transaction.room
         self.holds = bool(holds)
         self._rest = rest
         self._rows = StepRows(self._execute, run)
+        self._retrial = Retrial(transaction, run)
         self._messages = StepMessages(self._rows, outlets, self.home, keep_for, self.secret)
 
     def __repr__(self) -> str:
@@ -90,7 +94,39 @@ class RunBook:
 
     def set_status(self, status: Status, reason: str = "") -> None:
         self._execute("update runs set status = ?, reason = ? where run = ?", (status, reason, self._run))
-        self.status = status
+        self.status, self.reason = status, reason
+
+    @property
+    def is_closing(self) -> bool:
+        return self.status.is_final and self._finished is None
+
+    def leave_more(self) -> None:
+        self._execute("update runs set more = 1 where run = ?", (self._run,))
+        self._transaction.is_delayed_until(self._transaction.now)
+
+    def take_more(self) -> bool:
+        """Return whether `leave_more` was called, and forget it."""
+        return self._execute("update runs set more = 0 where run = ? and more", (self._run,)).rowcount == 1
+
+    def spread_later(self, step: int, after: int) -> None:
+        self._execute("update steps set told = ? where run = ? and step = ?", (after, self._run, step))
+
+    def take_spreading(self, most: int) -> Sequence[tuple[int, int, End]]:
+        rows = self._execute(
+            "select step, told, how, value, failure, caused from steps indexed by steps_spreading"
+            " where run = ? and told is not null order by step limit ?",
+            (self._run, most),
+        ).fetchall()
+        self._transaction.executemany(
+            "update steps set told = null where run = ? and step = ?", [(self._run, step) for step, *_ in rows]
+        )
+        return [(step, told, end_from(*end)) for step, told, *end in rows]
+
+    def is_spreading(self) -> bool:
+        row = self._execute(
+            "select 1 from steps indexed by steps_spreading where run = ? and told is not null limit 1", (self._run,)
+        ).fetchone()
+        return row is not None
 
     def name_of(self, step: int) -> str:
         return self._rows.row("name", step)[0]
@@ -106,29 +142,47 @@ class RunBook:
     def record(self, step: int, end: End, *, is_failure: bool) -> None:
         failure = None if end.failure is None else json.dumps(attrs.asdict(end.failure))
         if step < RESULT:
-            self._execute("update runs set open = open - 1 where run = ?", (self._run,))
+            self._execute("update runs set open = open - 1, ends = ends + 1 where run = ?", (self._run,))
         self._execute(
-            "update steps set state = 2, due = null, how = ?, value = ?, failure = ?, caused = ?, fails = ?, place = ?"
-            " where run = ? and step = ?",
-            (end.kind, end.value, failure, end.is_caused, is_failure, self.total - self.left(), self._run, step),
+            "update steps set state = 2, due = null, how = ?, value = ?, failure = ?, caused = ?, fails = ?,"
+            " place = (select ends from runs where runs.run = steps.run) where run = ? and step = ?",
+            (end.kind, end.value, failure, end.is_caused, is_failure, self._run, step),
         )
 
-    def dependents(self, step: int) -> Mapping[int, Wants]:
-        rows = self._execute("select dependent, wants from waits where run = ? and step = ?", (self._run, step))
+    def dependents(self, step: int, after: int = -1, most: int = -1) -> Mapping[int, Wants]:
+        rows = self._execute(
+            "select dependent, wants from waits where run = ? and step = ? and dependent > ?"
+            " order by dependent limit ?",
+            (self._run, step, after, most),
+        )
         return dict(rows.fetchall())
+
+    def is_taken(self, step: int) -> bool:
+        row = self._execute(
+            "select 1 from waits where run = ? and step = ? and wants = 'outcome' limit 1", (self._run, step)
+        ).fetchone()
+        return row is not None
 
     def meet(self, step: int) -> int:
         self._execute("update steps set needs = needs - 1 where run = ? and step = ?", (self._run, step))
         return self._rows.row("needs", step)[0]
 
-    def unended(self) -> Iterable[int]:
-        return self._rows.numbers("state <> 2 and step < ?", RESULT)
+    def unended(self, most: int) -> Sequence[int]:
+        rows = self._execute(
+            "select step from steps where run = ? and state <> 2 and step < ? order by step desc limit ?",
+            (self._run, RESULT, most),
+        ).fetchall()
+        return [step for (step,) in rows]
 
     def left(self) -> int:
         return self._execute("select open from runs where run = ?", (self._run,)).fetchone()[0]
 
-    def ready(self) -> Iterable[int]:
-        return self._rows.numbers("state = 0 and needs = 0 and step < ?", RESULT)
+    def ready(self, most: int) -> Sequence[int]:
+        rows = self._execute(
+            "select step from steps where run = ? and state = 0 and needs = 0 and step < ? order by step limit ?",
+            (self._run, RESULT, most),
+        ).fetchall()
+        return [step for (step,) in rows]
 
     def is_sent(self, step: int) -> bool:
         return self._rows.row("state", step)[0] != WAITS
@@ -155,10 +209,13 @@ class RunBook:
             steps.append(step_values(run, first + number, plan, row))
         self._transaction.executemany(ADD_STEP, steps)
         self._transaction.executemany(ADD_WAIT, waits)
-        self._transaction.executemany(
-            "update steps set needs = needs + ? where run = ? and step = ? and state <> 2",
-            [(len(expansion.members), run, dependent) for dependent, _ in gathering],
-        )
+        if self.status is not Status.RETRY:
+            self._transaction.executemany(
+                "update steps set needs = needs + ? where run = ? and step = ? and state <> 2",
+                [(len(expansion.members), run, dependent) for dependent, _ in gathering],
+            )
+        else:
+            self._retrial.count_again()
         self._transaction.executemany(
             "insert into grown (run, grp, step) values (?, ?, ?)",
             [(run, group, first + member) for group in groups for member in expansion.members],
@@ -224,28 +281,19 @@ class RunBook:
         )
         return {step: end_from(*end) for step, *end in rows.fetchall()}
 
-    def reopen(self, steps: Collection[int] | None) -> None:
-        # What ends from now on comes after all that has ended.
-        self._execute("update steps set place = place - ? where run = ? and place is not null", (self.total, self._run))
-        self._execute(
-            "update steps set attempt = attempt + 1, state = 0, how = null, value = null, failure = null, caused = 0,"
-            " fails = 0, place = null, due = null, child = null where run = ?"
-            " and (state = 3 or (state = 2 and how <> 'done')) and (? or step in (select value from json_each(?)))",
-            (self._run, steps is None, json.dumps(sorted(steps or ()))),
-        )
-        self._execute(
-            "update steps set needs = (select count(*) from waits w join steps s on s.run = w.run and s.step = w.step"
-            " where w.run = steps.run and w.dependent = steps.step and s.state <> 2)"
-            " where run = ? and state = 0",
-            (self._run,),
-        )
-        self._execute(
-            "update runs set finished = null, expires = null, result = null,"
-            " deadline = case when finished is null then deadline end,"
-            " open = (select count(*) from steps s where s.run = runs.run and s.state <> 2 and s.step < ?)"
-            " where run = ?",
-            (RESULT, self._run),
-        )
+    def begin_putting_back(self, steps: Collection[int] | None) -> None:
+        self._retrial.begin(steps)
+        self._finished = None
+
+    def put_back(self, most: int) -> bool:
+        return self._retrial.go_on(self.total, most)
+
+    def version(self) -> str:
+        """Return what changes when more steps have ended without success, and for good; "" if this cannot be retried.
+
+        None of them succeeds later: so if this is the same, they are.
+        """
+        return self._retrial.version() if rules.may_retry(self) else ""
 
     def has_failed(self) -> bool:
         row = self._execute("select 1 from steps where run = ? and fails limit 1", (self._run,)).fetchone()
@@ -259,7 +307,7 @@ class RunBook:
             result = self._messages.text(template_from(rest["result"]))
         elif not reason:
             reason = self._first_failure()
-        self.status = status
+        self.status, self.reason, self._finished = status, reason, now
         self._execute(
             "update runs set status = ?, reason = ?, finished = ?, expires = ? + ttl, result = ? where run = ?",
             (status, reason, now, now, result, self._run),

@@ -160,19 +160,24 @@ class RunTable:
         """End what waited for a time: naps, signals that did not come, runs past their deadlines."""
         now = self._transaction.now
         due = self._execute("select run, step, kind, name from steps where due <= ? order by due", (now,)).fetchall()
-        for run, step, kind, name in due:
+        for run, step, kind, name in due:  # No more than there are naps and signals that have a limit.
             self._execute("update steps set due = null where run = ? and step = ?", (run, step))
             end = End("done") if kind == "nap" else End("expired", failure=Failure("Expired", f"no signal {name!r}"))
             rules.end_step(self._book(run), step, end)
         late = self._execute("select run from runs where deadline <= ? and finished is null", (now,)).fetchall()
         for (run,) in late:
             rules.overrun(self._book(run))
+        for (run,) in self._execute("select run from runs where more").fetchall():
+            if self._transaction.room is not None and self._transaction.room.is_used_up:
+                break  # In the next transaction.
+            self.more(run)
 
     def first_due(self) -> float | None:
         """Return when `promote` has something to do next. Needs no transaction."""
         found = self._execute(
             "select (select min(due) from steps where due is not null),"
-            " (select min(deadline) from runs where deadline is not null and finished is null)"
+            " (select min(deadline) from runs where deadline is not null and finished is null),"
+            " (select 0 from runs where more limit 1)"
         ).fetchone()
         return min((due for due in found if due is not None), default=None)
 
@@ -196,9 +201,35 @@ class RunTable:
         book = self._find(run)
         return book is not None and rules.resume(book)
 
-    def retry(self, run: str, steps: Collection[int] | None = None) -> bool:
+    def has_more(self, run: str) -> bool:
+        """Whether something of a run is left to later transactions. Needs no transaction."""
+        return self._execute("select more from runs where run = ?", (run,)).fetchone() == (1,)
+
+    def more(self, run: str) -> None:
+        """Do what earlier transactions have left of a run."""
         book = self._find(run)
-        return book is not None and rules.retry(book, steps)
+        if book is not None and book.take_more():
+            rules.go_on(book)
+
+    def retry(self, run: str, steps: Collection[int] | None = None, version: str | None = None) -> bool | None:
+        """Run again what has not succeeded, or some of it; None if the run does not have this version any more."""
+        book = self._find(run)
+        if book is None or not rules.may_retry(book):
+            return False
+        if version is not None and version != book.version():
+            return None
+        return rules.retry(book, steps)
+
+    def that_run_again(self, run: str, steps: Collection[int]) -> tuple[str, Collection[int]]:
+        """Return some steps and what runs again with them, and the version of the run for which that is right.
+
+        Needs no transaction.
+        """
+        if self._execute("select 1 from runs where run = ?", (run,)).fetchone() is None:
+            return "", ()
+        book = RunBook(self._transaction, self._outlets, run)
+        version = book.version()
+        return version, rules.that_run_again(book, steps) if version else ()
 
     def shape_of_signal(self, run: str, name: str) -> str | None:
         """Return what the value of a signal wants, as JSON; None for any value, and if the run takes no such signal."""
@@ -229,7 +260,7 @@ class RunTable:
     def forget(self, run: str) -> bool:
         """Delete a run that is over; return whether there was one."""
         book = self._find(run)
-        if book is None or not book.status.is_final:
+        if book is None or not book.status.is_final or book.is_closing:
             return False
         self._delete(run)
         return True

@@ -175,6 +175,16 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("runs", "late", "integer not null default 0"),
     # What tells a run from others that have had its id.
     ("runs", "secret", "text"),
+    # Whether something of a large run is left to later transactions, how far it is put back to be tried again, how
+    # often it was, and whether only those steps are that have `again`; `ends` numbers the ends. `told`: of a step that
+    # has ended, the last of its dependents that knows.
+    ("runs", "more", "integer not null default 0"),
+    ("runs", "putting", "text not null default ''"),
+    ("runs", "retries", "integer not null default 0"),
+    ("runs", "some", "integer not null default 0"),
+    ("runs", "ends", f"integer not null default {1 << 32}"),
+    ("steps", "told", "integer"),
+    ("steps", "again", "integer not null default 0"),
     # What users have changed by hand, as JSON, and when (triggers.py).
     ("triggers", "changes", "text"),
     ("triggers", "changed", "integer"),
@@ -188,6 +198,8 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
 """Columns that came later, as (table, column, declaration): new files are given them in the same way as old ones."""
 
 INDEXES: Final = (
+    "create index if not exists runs_with_more on runs (run) where more",
+    "create index if not exists steps_spreading on steps (run, step) where told is not null",
     # Nothing is in them of messages that have neither a key nor a unique key.
     f"create index if not exists entries_of_key on entries (key, {SOURCE}) where key is not null",
     f"create index if not exists delayed_of_key on delayed (key, {SOURCE}) where goes_first",

@@ -274,16 +274,33 @@ class EmbeddedRuns:
         return await self._writer.ask(lambda store: store.runs.list(statuses, limit), writes=False)
 
     async def cancel(self, run: str, reason: str) -> bool:
-        return await self._writer.ask(lambda store: store.runs.cancel(run, reason))
+        return await self._all(run, await self._writer.ask(lambda store: store.runs.cancel(run, reason)))
 
     async def pause(self, run: str) -> bool:
         return await self._writer.ask(lambda store: store.runs.pause(run))
 
     async def resume(self, run: str) -> bool:
-        return await self._writer.ask(lambda store: store.runs.resume(run))
+        return await self._all(run, await self._writer.ask(lambda store: store.runs.resume(run)))
 
     async def retry(self, run: str, steps: Collection[int] | None = None) -> bool:
-        return await self._writer.ask(lambda store: store.runs.retry(run, steps))
+        if steps is None:
+            return await self._all(run, bool(await self._writer.ask(lambda store: store.runs.retry(run))))
+        while True:
+            version, again = await self._writer.ask(lambda store: store.runs.that_run_again(run, steps), writes=False)
+            if not again:
+                return False
+            done = await self._retry(run, again, version)
+            if done is not None:
+                return await self._all(run, done)
+
+    async def _retry(self, run: str, steps: Collection[int], version: str) -> bool | None:
+        return await self._writer.ask(lambda store: store.runs.retry(run, steps, version), rows=len(steps))
+
+    async def _all(self, run: str, is_begun: bool) -> bool:  # noqa: FBT001 - what an order has returned
+        """Do what one transaction does not do at once; if this ends in between, the nodes do."""
+        while is_begun and await self._writer.ask(lambda store: store.runs.has_more(run), writes=False):
+            await self._writer.ask(lambda store: store.runs.more(run))
+        return is_begun
 
     async def shape_of_signal(self, run: str, name: str) -> str | None:
         return await self._writer.ask(lambda store: store.runs.shape_of_signal(run, name), writes=False)

@@ -109,6 +109,7 @@ class Store:
         begin_writing(self._connection)
         self.transaction.now = now
         self.transaction.next_due = None
+        self.transaction.room = None
 
     def commit(self) -> None:
         self._seen.commit()
@@ -265,6 +266,7 @@ class Store:
         row = self._execute(
             "select exists (select 1 from steps where due is not null)"
             " or exists (select 1 from runs where deadline is not null and finished is null)"
+            " or exists (select 1 from runs where more)"
         ).fetchone()
         return bool(row[0])
 

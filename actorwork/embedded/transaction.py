@@ -9,6 +9,7 @@ from actorwork.embedded.rows import ReplyAddress
 
 if TYPE_CHECKING:
     from actorwork.message import Json, Outcome
+    from actorwork.policy.runs.rules import Room
     from actorwork.policy.runs.values import Expansion, Plan
 
 
@@ -36,6 +37,8 @@ class Transaction:
         self.executemany = connection.executemany
         self.now = 0.0
         """The wall clock as of this transaction."""
+        self.room: Room | None = None
+        """What it may still do for runs; None if it has done nothing."""
         self.touched: set[int] = set()
         """Channels with something new to read; emptied by the turn when it has woken their cursors."""
         self.orphaned = False

@@ -13,7 +13,8 @@ does not know, which it leaves alone (forwarding.py).
              what its handlers publish there becomes a dead letter
     3        a run keeps the lives of its open steps, and a step with many or long inputs is sent without them: the node
              that reads it fetches them (inputs.py). A node of format 2 finds no life there, and makes such a step a
-             dead letter. So no run begins whose steps such nodes would read
+             dead letter. What a run does in several scripts (lua/run_rules.lua) it would end after the first. So no run
+             begins whose steps such nodes would read
 """
 
 from __future__ import annotations

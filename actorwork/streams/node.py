@@ -26,7 +26,7 @@ from actorwork.abc import EventSink, LeaseState, Node, Subscription, meter_of
 from actorwork.errors import BrokerError, StateConflict
 from actorwork.failpoints import failpoint
 from actorwork.message import Delivery, Envelope, Status
-from actorwork.policy.settlement import Settlement
+from actorwork.policy.settlement import Ack, Settlement
 from actorwork.streams import entries, scripts
 from actorwork.streams.in_flight import Counters, InFlightEntries, PublishOnly
 from actorwork.streams.intake import Intake, Part
@@ -232,12 +232,14 @@ class RedisNode(Node):
         self._settler.settle(delivery, settlement, published)
 
     def settle_together(
-        self,
-        subscription: Subscription,
-        settled: Sequence[tuple[Delivery, Settlement]],
-        published: Sequence[Envelope],
+        self, subscription: Subscription, settled: Sequence[tuple[Delivery, Settlement]], published: Sequence[Envelope]
     ) -> None:
         self._settler.settle_together(settled, published)
+
+    async def keep_ahead(self, delivery: Delivery, ack: Ack) -> Ack | None:
+        from actorwork.streams.kept_ahead import kept_ahead  # noqa: PLC0415 - few handlers start runs
+
+        return await kept_ahead(self._settler.calls, delivery, ack)
 
     async def load_states(
         self, subscription: Subscription, wanted: Sequence[tuple[Delivery, str]]
@@ -301,15 +303,8 @@ class RedisNode(Node):
 
     async def _release(self, in_flight: InFlightEntries, deliveries: Sequence[Delivery]) -> None:
         first, last = entries.bounds(delivery.token[0] for delivery in deliveries)
-        args: list[Any] = [
-            in_flight.group,
-            in_flight.incarnation,
-            RELEASED,
-            first,
-            last,
-            len(deliveries),
-            in_flight.source,
-        ]
+        args: list[Any] = [in_flight.group, in_flight.incarnation, RELEASED, first, last]
+        args += (len(deliveries), in_flight.source)
         for delivery in deliveries:
             args += delivery.token[:2]
         if _BEFORE_RELEASE is not None:

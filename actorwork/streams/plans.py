@@ -21,6 +21,7 @@ from actorwork.policy.runs.values import (
     End,
     Expansion,
     Heir,
+    Kind,
     Numbering,
     Plan,
     RunInfo,
@@ -28,6 +29,7 @@ from actorwork.policy.runs.values import (
     StepInfo,
     StepPlan,
     Template,
+    Wants,
     message_id,
     needs_of,
     read_step_header,
@@ -41,6 +43,9 @@ MOST_JOINED: Final = 500
 """How many inputs a script joins to the message of a step; the same number as in `lua/run_messages.lua`."""
 INFO_FIELDS: Final = ("title", "status", "reason", "total", "open", "started", "finished", "result", "late")
 """What `info_from` reads of the hash of a run."""
+NEXT_AT_ONCE: Final = 500
+"""How many dependents of a step are in one field; the same number as in `lua/run_book.lua`."""
+_FIELDS_AT_ONCE: Final = 20
 _STATES: Final = {b"1": 1, b"2": 2, b"3": 3}
 
 
@@ -60,13 +65,14 @@ def encoded(plan: Plan, pages: str | None = None, *, claim: str = "") -> str:
         "ttl": _milliseconds(plan.results_ttl),
         "format": FORMAT_OF_RUNS,
         "result": _text(template_row(plan.result)),
-        "undoes": [number for number, step in enumerate(plan.steps) if step.undo is not None],
-        "signals": {step.name: number for number, step in enumerate(plan.steps) if step.kind == "signal"},
         "needs_of_result": len(plan.needs_of_result),
-        **_page(plan, total if pages else 0, total, plan.dependents()),
     }
     # What is not there is left out: Lua takes null for a value.
-    if pages is not None:
+    if pages is None:
+        dependents = _in_order(plan.dependents())
+        row |= _page(plan, 0, total, dependents)
+        row["beyond"] = [part for field in _beyond(dependents) for part in field]
+    else:
         row["pages"] = pages
     if (count := _inputs_of(plan.result)) > MOST_JOINED:
         row["result_inputs"] = count
@@ -105,7 +111,7 @@ def encoded_expansion(expansion: Expansion) -> str:
             "step": expansion.step,
             "steps": steps,
             "needs": [len(step.needs) for step in expansion.steps],
-            "next": [_waits(dependents.get(number, ()), numbering) for number in range(len(steps))],
+            "next": [_waits(_takers_first(dependents.get(number, ())), numbering) for number in range(len(steps))],
             "members": expansion.members,
             "undoes": [number for number, step in enumerate(expansion.steps) if step.undo is not None],
         }
@@ -114,22 +120,29 @@ def encoded_expansion(expansion: Expansion) -> str:
 
 def pages_of(plan: Plan, size: int) -> Iterator[str]:
     """Yield the steps of a large run in pages of `size` steps, as a script adds them."""
-    dependents = plan.dependents()
+    dependents = _in_order(plan.dependents())
     for first in range(0, len(plan.steps), size):
         yield _text(_page(plan, first, min(first + size, len(plan.steps)), dependents))
+    fields = list(_beyond(dependents))
+    for first in range(0, len(fields), _FIELDS_AT_ONCE):
+        beyond = [part for field in fields[first : first + _FIELDS_AT_ONCE] for part in field]
+        yield _text({"first": 0, "steps": [], "needs": [], "next": [], "beyond": beyond})
 
 
 def _page(plan: Plan, first: int, stop: int, dependents: Mapping[int, Sequence[Dependent]]) -> dict[str, Any]:
     """Return the steps from one number to another."""
     numbers = range(first, stop)
-    rows = [_row(plan, plan.steps[number], number) for number in numbers]
+    steps = [(number, plan.steps[number]) for number in numbers]
+    rows = [_row(plan, step, number) for number, step in steps]
     large = [(number, row) for number, row in zip(numbers, rows, strict=True) if len(row["needs"]) > MOST_JOINED]
     templates = {number: _text(_without_template(row)) for number, row in large}
     page: dict[str, Any] = {
         "first": first,
         "steps": [_text(row) for row in rows],
-        "needs": [len(plan.steps[number].needs) for number in numbers],
-        "next": [_waits(dependents.get(number, ()), AS_PLANNED) for number in numbers],
+        "needs": [len(step.needs) for _, step in steps],
+        "next": [_waits(dependents.get(number, ())[:NEXT_AT_ONCE], AS_PLANNED) for number in numbers],
+        "undoes": [part for number, step in steps if step.undo is not None for part in (number, 1)],
+        "asks": [part for number, step in steps if step.kind == "signal" for part in (step.name, number)],
     }
     if templates:
         page["templates"] = templates
@@ -148,6 +161,26 @@ def _without_template(row: dict[str, Any]) -> dict[str, Any]:
 
 def _inputs_of(template: Template) -> int:
     return sum(1 for _ in needs_of(template))
+
+
+def _in_order(dependents: Mapping[int, Sequence[Dependent]]) -> Mapping[int, Sequence[Dependent]]:
+    return {number: _takers_first(some) for number, some in dependents.items()}
+
+
+def _takers_first(dependents: Iterable[Dependent]) -> Sequence[Dependent]:
+    """Return dependents, those first that take the outcome: a look at the first ones tells whether there are any."""
+    return sorted(dependents, key=_takes_result)
+
+
+def _takes_result(dependent: Dependent) -> bool:
+    return dependent.wants == "result"
+
+
+def _beyond(dependents: Mapping[int, Sequence[Dependent]]) -> Iterator[tuple[str, str]]:
+    """Yield the dependents that are too many for one field, each with the name of its field."""
+    for number, some in dependents.items():
+        for page, first in enumerate(range(NEXT_AT_ONCE, len(some), NEXT_AT_ONCE), 1):
+            yield f"{number}.{page}", _waits(some[first : first + NEXT_AT_ONCE], AS_PLANNED)
 
 
 def _waits(dependents: Iterable[Dependent], numbering: Numbering) -> str:
@@ -241,7 +274,7 @@ def steps_from(
     needs: dict[int, set[int]] = {}
     for step, dependents in waits.items():
         for dependent, *_ in json.loads(dependents):
-            needs.setdefault(dependent, set()).add(int(step))
+            needs.setdefault(dependent, set()).add(int(step.partition(b".")[0]))
     for number in sorted(map(int, steps)):
         name = b"%d" % number
         row: dict[str, Any] = json.loads(steps[name])
@@ -273,6 +306,16 @@ def steps_from(
 
 def _needs(row: Mapping[str, Any], kept_apart: bytes | None) -> Sequence[int]:
     return row["needs"] if kept_apart is None else json.loads(kept_apart)["needs"]
+
+
+def kinds_from(ends: Mapping[bytes, bytes]) -> Mapping[int, Kind]:
+    """Return how steps have ended, from what is stored of steps that are not done."""
+    return {int(step): json.loads(text)["how"] for step, text in ends.items()}
+
+
+def dependents_from(texts: Iterable[bytes]) -> Mapping[int, Wants]:
+    """Return who waits for a step, and for what, from the fields in which that is stored."""
+    return {step: "result" if wants == "r" else "outcome" for text in texts for step, wants, *_ in json.loads(text)}
 
 
 def end_from(text: bytes) -> End:

@@ -21,11 +21,15 @@ from actorwork.streams.transport.commands import Commands
 from actorwork.streams.transport.redis_py import cannot, checked
 
 if TYPE_CHECKING:
-    from actorwork.policy.runs.values import Plan, RunInfo, StepInfo
+    from actorwork.policy.runs.values import Kind, Plan, RunInfo, StepInfo
     from actorwork.streams.formats import Formats
 
 _PAGE: Final = 200
-_READS: Final = frozenset({"info", "page", "asks"})
+_FORGOTTEN_AT_ONCE: Final = 5000
+_STALE: Final = 2
+"""What the script returns if it is to be called again, with other arguments."""
+_PAGES_KEPT_MS: Final = 3_600_000
+_READS: Final = frozenset({"info", "page", "asks", "choose", "version"})
 """What sends nothing."""
 
 
@@ -53,12 +57,16 @@ class RedisRuns(Runs):
             pages = os.urandom(8).hex()
             at = f"{keys.run(plan.home, plan.id)}:{pages}"
             for page in pages_of(plan, keys.SENT_AT_ONCE):
-                await self._run(plan.home, plan.id, "page", at, page)
+                await self._run(plan.home, plan.id, "page", at, page, _PAGES_KEPT_MS)
             is_new = await self._run(plan.home, plan.id, "start", encoded(plan, pages))
-            # What one script does not send at once, the next ones do; after a death in between, the nodes do.
-            while is_new and await self._run(plan.home, plan.id, "more", plan.home, plan.id):
-                pass
+            if is_new:
+                await self._finish(plan.home, plan.id)
             return bool(is_new)
+
+    async def _finish(self, home: str, run: str) -> None:
+        """Do what one script does not do at once of what was ordered; after a death in between, the nodes do."""
+        while await self._run(home, run, "more", home, run):
+            pass
 
     async def _refuse_older(self, plan: Plan) -> None:
         """Refuse to start a run whose steps would be read by nodes that may not know how to join them."""
@@ -163,20 +171,59 @@ class RedisRuns(Runs):
         return [run for (run, _), status in zip(page, replies, strict=True) if status in wanted]
 
     async def cancel(self, run: str, reason: str) -> bool:
-        is_cancelled = await self._change("cancel", run, reason)
-        # What one script does not drop at once, the next ones do; after a death in between, the nodes do.
-        while is_cancelled and await self._change("more", run):
-            pass
-        return is_cancelled
+        return await self._change_all("cancel", run, reason)
 
     async def pause(self, run: str) -> bool:
-        return await self._change("pause", run)
+        return bool(await self._change("pause", run))
 
     async def resume(self, run: str) -> bool:
-        return await self._change("resume", run)
+        return await self._change_all("resume", run)
 
     async def retry(self, run: str, steps: Collection[int] | None = None) -> bool:
-        return await self._change("retry", run, *(() if steps is None else (json.dumps(sorted(steps)),)))
+        if steps is None:
+            return await self._change_all("retry", run)
+        with cannot(f"retry run {run!r}"):
+            home = await self._home(run)
+            while home is not None:
+                version: bytes = await self._run(home, run, "version", home, run)
+                again = await self._that_run_again(keys.run(home, run), steps) if version else ()
+                if not again:
+                    return False
+                at = f"{keys.run(home, run)}:{os.urandom(8).hex()}"
+                for first in range(0, len(again), keys.SENT_AT_ONCE):
+                    await self._run(home, run, "choose", at, json.dumps(again[first : first + keys.SENT_AT_ONCE]))
+                done = await self._run(home, run, "retry", home, run, version, at)
+                if done == 1:
+                    await self._finish(home, run)
+                if done != _STALE:
+                    return bool(done)
+        return False
+
+    async def _that_run_again(self, at: str, steps: Collection[int]) -> Sequence[int]:
+        """Return these steps of a run and what runs again with them; nothing if one of them cannot."""
+        from actorwork.policy.runs.rules import with_what_follows  # noqa: PLC0415 - most programs have no workflows
+        from actorwork.streams.plans import NEXT_AT_ONCE, dependents_from, kinds_from  # noqa: PLC0415
+
+        ends: dict[int, Kind] = {}
+        cursor: Any = 0
+        while True:
+            cursor, flat = await self._client.call("HSCAN", f"{at}:ends", cursor, "COUNT", _PAGE, idempotent=True)
+            ends.update(kinds_from(dict(zip(flat[::2], flat[1::2], strict=True))))
+            if int(cursor) == 0:
+                break
+        held = {int(step) for step in await self._client.call("ZRANGE", f"{at}:held", 0, -1, idempotent=True)}
+        texts: dict[int, list[bytes]] = {}
+        fields = [(step, 0) for step in sorted({*ends, *steps})]
+        while fields:
+            some, fields = fields[:_PAGE], fields[_PAGE:]
+            names = [f"{step}.{page}" if page else step for step, page in some]
+            found = await self._client.call("HMGET", f"{at}:next", *names, idempotent=True)
+            for (step, page), text in zip(some, found, strict=True):
+                if text is not None:
+                    texts.setdefault(step, []).append(text)
+                    if len(dependents_from([text])) >= NEXT_AT_ONCE:
+                        fields.append((step, page + 1))
+        return sorted(with_what_follows(steps, ends, held, lambda step: dependents_from(texts.get(step, ()))))
 
     async def shape_of_signal(self, run: str, name: str) -> str | None:
         with cannot(f"look at run {run!r}"):
@@ -185,19 +232,30 @@ class RedisRuns(Runs):
         return json.loads(row).get("type") if row else None
 
     async def signal(self, run: str, name: str, value: bytes) -> bool:
-        return await self._change("signal", run, name, value)
+        return bool(await self._change("signal", run, name, value))
 
     async def forget(self, run: str) -> bool:
-        is_forgotten = await self._change("forget", run)
+        dropped = 0
+        while (done := await self._change("forget", run, dropped)) == _STALE:
+            dropped += _FORGOTTEN_AT_ONCE
+        is_forgotten = bool(done)
         if is_forgotten and self._client.is_of_cluster:
             with cannot(f"forget run {run!r}"):
                 await self._client.call("DEL", keys.flow(run), idempotent=True)
         return is_forgotten
 
-    async def _change(self, what: str, run: str, *more: str | bytes) -> bool:
+    async def _change(self, what: str, run: str, *more: str | bytes | int) -> int:
         with cannot(f"{what} run {run!r}"):
             home = await self._home(run)
-            return home is not None and bool(await self._run(home, run, what, home, run, *more))
+            return 0 if home is None else await self._run(home, run, what, home, run, *more)
+
+    async def _change_all(self, what: str, run: str, *more: str) -> bool:
+        with cannot(f"{what} run {run!r}"):
+            home = await self._home(run)
+            if home is None or not await self._run(home, run, what, home, run, *more):
+                return False
+            await self._finish(home, run)
+            return True
 
     async def _home(self, run: str) -> str | None:
         home = await self._client.call("GET", keys.flow(run), idempotent=True)

@@ -57,7 +57,7 @@ class _PartedScript(Script):
 
 _ORDERING = ("clock", "ack", "rights", "away", "state", "order")
 _KEEPING = (*_ORDERING, "publish")
-_JOINING = (*_KEEPING, "run_book", "run_messages", "run_rules", "run_closing", "run_starting", "join")
+_JOINING = (*_KEEPING, "run_book", "run_messages", "run_rules", "run_closing", "run_retrying", "run_starting", "join")
 
 PUBLISH_NOW: Final = _PartedScript("publish_now", "marks")
 PUBLISH_LATER: Final = _PartedScript("publish_later", "clock", "rights", "marks")
@@ -70,6 +70,7 @@ SETTLE_KEYED: Final = _PartedScript("settle_keyed", *_ORDERING, "entities", "fen
 SETTLE_TOGETHER: Final = _PartedScript("settle_together", *_JOINING, "fence", "targets")
 HOLD: Final = _PartedScript("hold", *_ORDERING, "fence")
 UNHOLD: Final = _PartedScript("unhold")
+KEEP_PAGE: Final = _PartedScript("keep_page", *_JOINING, "fence")
 SETTLE_PLAIN: Final = _PartedScript("settle_plain", "ack", "rights", "fence", "batch")
 LOOK: Final = _PartedScript("look", "clock", "tended")
 MAINTAIN: Final = _PartedScript("maintain", *_JOINING, "entry", "tended")

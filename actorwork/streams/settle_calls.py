@@ -528,7 +528,7 @@ def _add_published(args: list[Any], published: Sequence[Envelope], own: str, out
 def _encoded(plan: Plan, claim: str) -> str:
     from actorwork.streams.plans import encoded  # noqa: PLC0415 - most programs have no workflows
 
-    return encoded(plan, claim=claim)
+    return encoded(plan, plan.ahead, claim=claim)
 
 
 def _encoded_expansion(expansion: Expansion) -> str:

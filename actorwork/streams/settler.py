@@ -535,6 +535,13 @@ def _deliveries_of(item: Item) -> Sequence[Delivery]:
     return [one for one, _ in settlement.settled] if isinstance(settlement, Together) else (delivery,)
 
 
+def _steps_of(ack: Ack) -> int:
+    """Return how many steps a settlement starts, or adds to a run, besides those that are kept ahead."""
+    plans = (*ack.starts, ack.continues)
+    begun = sum(len(plan.steps) for plan in plans if plan is not None and plan.ahead is None)
+    return begun + (len(ack.expands.steps) if ack.expands is not None else 0)
+
+
 def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Delivery], list[Item]]:
     if in_flight.others and type(in_flight.others[0][1]) is Together:
         return [], [in_flight.others.pop(0)]  # It has a script of its own.
@@ -548,6 +555,8 @@ def _batch_from(in_flight: InFlightEntries, *, limit: int) -> tuple[list[Deliver
         published = 0
         for item in in_flight.others[: min(limit, OTHERS_AT_ONCE)]:
             published += len(item[2])
+            if type(item[1]) is Ack and is_of_run(item[1]):
+                published += _steps_of(item[1])
             if (others and published > _PUBLISHED_AT_ONCE) or type(item[1]) is Together:
                 break
             others.append(item)

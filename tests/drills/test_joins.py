@@ -29,7 +29,7 @@ from actorwork.workflows import Flow, Status, Step, group, step
 from tests.forms import forms
 
 from .conftest import MANY, PATIENCE, Drill, Node, Place, Redis, open_place, until
-from .workers import RECEIPTS, Double, Join, Joiner, Member
+from .workers import RECEIPTS, Double, Join, Joiner, Member, Parent, Spread
 
 LEASE = 0.5
 MEMBERS = Member.settings.default_source
@@ -129,6 +129,22 @@ async def test_a_node_that_dies_between_the_slots_of_a_member_and_its_body_lets_
     assert len({key_slot(source) for source in (MEMBERS, JOINS, RECEIPTS)}) == 3
     redis_cluster.flush()
     await die_while_joining(drill, redis_cluster.url, crash_at)
+
+
+@pytest.mark.parametrize("crash_at", forms("page.kept:2", more=["page.kept", "page.kept:3"]))
+async def test_a_node_that_dies_between_the_pages_of_a_run_that_it_starts_lets_another_one_start_it_once(
+    here: Redis, drill: Drill, crash_at: str
+):
+    async with opened(here.url) as (place, client):
+        receipt = await client.ref(Parent).submit(Spread("all", [1, 2, 3, 4, 5]))
+        node = drill.start("spreading", here.url, lease=LEASE, crash_at=crash_at)
+        await node.wait_killed()
+        assert not await client.runs()
+        second = await drill.start_up("spreading", here.url, lease=LEASE)
+        assert await receipt.result(timeout=PATIENCE) == 30
+        await place.wait_empty(MEMBERS, JOINS)
+        await second.stop()
+        await check_joins(place, {"all": [2, 4, 6, 8, 10]}, [1, 2, 3, 4, 5])
 
 
 async def test_a_settlement_of_a_member_whose_reply_is_lost_joins_once(here: Redis, drill: Drill):

@@ -38,8 +38,10 @@ from actorwork import (
 )
 from actorwork.brokers import open_broker
 from actorwork.message import RESULT_TTL, Envelope
+from actorwork.streams import keys
 from actorwork.telemetry.configuring import configure
 from actorwork.testing.ledger import Ledger
+from actorwork.workflows import group, step
 
 RECEIPTS = "receipts"
 TICK = 0.2
@@ -218,6 +220,24 @@ class Joiner(Noting):
         await trio.lowlevel.checkpoint()
         self.end([message.name, *message.values])
         return sum(message.values)
+
+
+@attrs.frozen
+class Spread(Message["Parent", int]):
+    name: str
+    numbers: list[int]
+
+
+class Parent(Actor):
+    """Continues with a chord, which is kept in pages of three steps before its message is settled."""
+
+    settings = Settings(title="parent")
+
+    @receive
+    async def spread(self, message: Spread) -> int:
+        keys.SENT_AT_ONCE = 3  # type: ignore[misc]  # pyright: ignore[reportConstantRedefinition]
+        members = group(step(Member, Double(number)) for number in message.numbers)
+        return self.context.continue_with(step(Joiner, Join(message.name, members.results)))
 
 
 class Clock(Noting):
@@ -408,6 +428,7 @@ TREES = {
     "first": [First],
     "second": [Second],
     "joins": [Member, Joiner],
+    "spreading": [Parent, Member, Joiner],
     "clock": [Clock],
     "orders": [Orders],
     "clerk": [Clerk, Worker],

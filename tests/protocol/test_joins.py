@@ -590,7 +590,7 @@ def meet_none(book: RunBook, step: int) -> int:
 
 
 def send_all_ready(book: RunBook) -> None:
-    for step in book.ready():
+    for step in book.ready(100):
         book.send(step)
 
 

@@ -36,7 +36,7 @@ from actorwork.policy.runs.values import (
 )
 from actorwork.policy.settlement import Ack, Fail, Reject, Retry
 from actorwork.streams.broker import RedisBroker
-from actorwork.streams.keys import outbox
+from actorwork.streams.keys import outbox, runs_of
 from actorwork.streams.transport.slots import key_slot
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
 from tests.patience import PATIENCE
@@ -194,6 +194,10 @@ class Teller:
         with trio.fail_after(PATIENCE):
             while self._home != self._source and not await self._is_forwarded():  # noqa: ASYNC110
                 await trio.sleep(0.001)
+            while await is_more_left(self._broker, self._home, self._run):  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            while self._home != self._source and not await self._is_forwarded():  # noqa: ASYNC110
+                await trio.sleep(0.001)
             while await self._broker.backlog(self._source) != len(self._consumer.waiting):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         info, steps = await self._broker.runs.info(self._run), await self._broker.runs.steps(self._run)
@@ -214,6 +218,18 @@ class Teller:
         # When a message is received, and so noted, depends on the broker.
         status = "open" if step.is_on_its_way and step.status is not Status.HELD else step.status
         return (step.name, status, step.needs, step.message.removeprefix(self._run), end)
+
+
+async def is_more_left(broker: Any, home: str, run: str) -> bool:
+    """Whether something of a run is left to later scripts, or transactions."""
+    if isinstance(broker, RedisBroker):
+        due: list[bytes] = await broker.client.call("ZRANGE", f"{runs_of(home)}:due", 0, -1)
+        return any(b"%b/%b" % (run.encode(), what) in due for what in (b"more", b"close"))
+
+    def look(store: Any) -> bool:
+        return store.runs.has_more(run)
+
+    return await broker.runs._writer.ask(look, writes=False)
 
 
 def _facts(info: RunInfo) -> object:

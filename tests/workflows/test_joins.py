@@ -17,6 +17,7 @@ import trio.testing
 
 from actorwork import Actor, MessageFailed, Settings, open_client, open_system, receive
 from actorwork.brokers import open_broker
+from actorwork.clients.runs import Run
 from actorwork.embedded import turns, writer
 from actorwork.message import Delivery, Failure
 from actorwork.policy.runs.values import Heir, Plan
@@ -122,7 +123,8 @@ async def test_a_step_in_flight_of_a_forgotten_run_ends_nothing_of_the_one_that_
         after = await receipt.info()
         assert before is not None
         assert after is not None
-        assert (after.status, after.failure) == (before.status, None)
+        assert after.failure is None
+        assert {before.status, after.status} <= {Status.PENDING, Status.RECEIVED}  # It may be noted in between.
         await hands.settle(own, Ack(b"9"))
         last = await hands.take_one()
         assert given(last) == {"value": "end"}
@@ -385,9 +387,10 @@ async def test_what_fails_with_one_of_thousands_of_steps_is_cancelled_and_retrie
         async with by_hand(Stage(client, broker, open_system)) as hands:
             with monitored(redis_server) as scripts:
                 await hands.settle(await hands.take_one(), Fail(FAILURE))
+                await until(lambda: has_failed(run))
             assert max(calls for _, calls in scripts) < 200
             info = await run.info()
-            assert (info.status, info.done, info.total) == (Status.FAILURE, 2_002, 2_002)
+            assert (info.done, info.total) == (2_002, 2_002)
             assert info.reason == "'first' failed: ValueError: as it happens"
             assert {one.status for one in (await run.steps())[1:]} == {Status.CANCELLED}
             with monitored(redis_server) as scripts:
@@ -397,6 +400,10 @@ async def test_what_fails_with_one_of_thousands_of_steps_is_cancelled_and_retrie
             await hands.settle(await hands.take_one(), Ack(b"1"))
         async with open_system([Calculator], broker=broker):
             assert await run.result(timeout=PATIENCE) == [1] * 2_000
+
+
+async def has_failed(run: Run[Any]) -> bool:
+    return await run.status() is Status.FAILURE
 
 
 async def test_a_look_at_a_large_run_is_as_small_as_one_at_a_small_run(

@@ -9,6 +9,7 @@ from typing import Any
 import hypothesis
 import pytest
 import trio
+from hypothesis import strategies as st
 
 from actorwork.embedded.run_book import RunBook
 from actorwork.policy.runs import rules
@@ -17,6 +18,7 @@ from actorwork.streams import forwarding
 from actorwork.testing import MemoryBroker
 from actorwork.testing.redis_cluster import RedisCluster
 from tests.workflows import stories as told_to
+from tests.workflows.pages import use_small_pages
 from tests.workflows.stories import Story, open_teller, stories
 
 
@@ -40,6 +42,18 @@ def check(story: Story, folder: Path, *redis_urls: str) -> None:
     for event in zip(*(seen[name] for name in urls), strict=True):
         for name, other in zip(urls, event, strict=True):
             assert other == event[0], f"{name} differs from memory"
+
+
+def check_in_pages(story: Story, size: int, patch: pytest.MonkeyPatch, folder: Path, *redis_urls: str) -> None:
+    """Check that a story ends as ever if no script, and no transaction, does more than `size` steps of it."""
+    (whole,) = trio.run(told, story, {"memory": MemoryBroker()}).values()
+    with patch.context() as within:
+        use_small_pages(within, size)
+        urls: dict[str, Any] = {"sqlite": f"sqlite:///{folder}/messages.db"}
+        paged = trio.run(told, story, urls | {url.partition(":")[0]: url for url in redis_urls})
+    for name, seen in paged.items():
+        for one, other in zip(whole, seen, strict=True):
+            assert other == one, name
 
 
 def one_by_one(*needs: Sequence[tuple[int, Wants]], undo: bool = False) -> Any:
@@ -136,6 +150,13 @@ def test_a_story_ends_alike_where_all_that_goes_to_other_slots_arrives_twice(
     check(STORIES[title], tmp_path, cluster.url)
 
 
+@pytest.mark.parametrize("title", STORIES)
+def test_a_story_ends_alike_step_by_step(
+    title: str, redis_url: str, cluster: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_in_pages(STORIES[title], 1, monkeypatch, tmp_path, redis_url, cluster.url)
+
+
 # ---- that they would show it ----
 
 
@@ -157,8 +178,8 @@ def count_ends(patch: pytest.MonkeyPatch) -> None:
 def ignore_outcomes(patch: pytest.MonkeyPatch) -> None:
     dependents = RunBook.dependents
 
-    def want_results(self: RunBook, step: int) -> dict[int, str]:
-        return dict.fromkeys(dependents(self, step), "result")
+    def want_results(self: RunBook, step: int, *page: int) -> dict[int, str]:
+        return dict.fromkeys(dependents(self, step, *page), "result")
 
     patch.setattr(RunBook, "dependents", want_results)
 
@@ -186,7 +207,7 @@ def overlook_the_result(patch: pytest.MonkeyPatch) -> None:
 
 def send_in_a_pause(patch: pytest.MonkeyPatch) -> None:
     def send_ready(book: RunBook) -> None:
-        for step in book.ready():
+        for step in book.ready(100):
             book.send(step)
 
     patch.setattr(rules, "_send_ready", send_ready)
@@ -243,5 +264,17 @@ def test_a_run_is_the_same_at_every_broker(
     @hypothesis.settings(max_examples=examples, suppress_health_check=HEALTH, deadline=None)
     def check_one(story: Story) -> None:
         check(story, tmp_path, redis_url, cluster.url)
+
+    check_one()
+
+
+@pytest.mark.parametrize("examples", [6, pytest.param(100, marks=pytest.mark.long)])
+def test_a_run_is_the_same_in_pages(
+    examples: int, redis_url: str, cluster: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @hypothesis.given(story=stories(), size=st.integers(1, 3))
+    @hypothesis.settings(max_examples=examples, suppress_health_check=HEALTH, deadline=None)
+    def check_one(story: Story, size: int) -> None:
+        check_in_pages(story, size, monkeypatch, tmp_path, redis_url, cluster.url)
 
     check_one()

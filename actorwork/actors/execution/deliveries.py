@@ -189,9 +189,15 @@ class Deliveries:
                 return
             else:
                 if current.runs is not None:
-                    settlement = current.runs.ack(
-                        delivery, value, handler.returns, self._actor.settings.max_result_bytes
-                    )
+                    ack = current.runs.ack(delivery, value, handler.returns, self._actor.settings.max_result_bytes)
+                    kept = ack
+                    if consumer is not None and (ack.starts or ack.continues is not None):
+                        kept = await consumer.keep_ahead(delivery, ack)
+                    if kept is None:  # As below.
+                        worker.item = None
+                        self._conclude(worker, current)
+                        return
+                    settlement = kept
                 elif is_marked:  # It reports no failure, so its result is wanted.
                     settlement = Ack(encode_result(value, self._actor.settings.max_result_bytes))
                 else:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from actorwork.actors.tree.spec import Child
     from actorwork.message import Envelope, Status
     from actorwork.policy.entities import FoundState, StateChange
-    from actorwork.policy.settlement import Reject, Settlement
+    from actorwork.policy.settlement import Ack, Reject, Settlement
     from actorwork.records import Progress
     from actorwork.settings import Settings
 
@@ -276,6 +276,10 @@ class Consumer:
 
     async def publish_fenced(self, delivery: Delivery, published: Sequence[Envelope]) -> bool:
         return self._node is not None and await self._node.publish_fenced(self.subscription, delivery, published)
+
+    async def keep_ahead(self, delivery: Delivery, ack: Ack) -> Ack | None:
+        """Keep large runs that an ack starts; return the ack that starts them, or None if the delivery is not ours."""
+        return None if self._node is None else await self._node.keep_ahead(delivery, ack)
 
     def note(self, delivery: Delivery, status: Status, progress: Progress | None = None) -> None:
         """Note where a tracked delivery is in its life, and how far its handler is. Never waits."""

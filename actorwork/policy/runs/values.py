@@ -306,6 +306,8 @@ class Plan:
     holds: bool = False
     on_error: StepPlan | None = None
     heir: Heir | None = None
+    ahead: str | None = None
+    """The name under which a broker has kept its steps already (`abc.Node.keep_ahead`)."""
 
     @property
     def needs_of_result(self) -> Mapping[int, Wants]:

@@ -6,6 +6,7 @@
 --   run_messages   the messages of its steps: templates, filled in with what other steps returned
 --   run_rules      what follows from the end of a step, as in policy/runs/rules.py
 --   run_closing    how a run ends before its steps have
+--   run_retrying   how what has failed in it is put back
 --   run_starting   how runs begin and grow
 --   join           what follows from all that has ended in a script, and from the time
 
@@ -206,12 +207,51 @@ local function join_all()
   lives.tell_joined()
 end
 
+-- Does what earlier scripts have left of a run; returns whether more of it is left, but what sources cannot take.
+local function do_more(r)
+  -- Tells dependents of steps that have ended before (`spread_later`).
+  local function spread_more()
+    local most = math.max(budget.looks, 0)
+    local found = most > 0 and redis.call('ZRANGE', r.at .. ':spread', 0, most - 1, 'WITHSCORES') or NONE
+    if #found == 0 then
+      return
+    end
+    local steps, queue = {}, {}
+    for i = 1, #found, 2 do
+      steps[#steps + 1] = found[i]
+    end
+    local ends = fetch(r.at .. ':ends', steps, {})
+    for i, step in ipairs(steps) do
+      local ended = ends[step] and cjson.decode(ends[step])
+        or { how = 'done', size = redis.call('HSTRLEN', r.at .. ':values', step) }
+      queue[i] = { step = tonumber(step), page = found[2 * i] - step * NEXT.most_pages, ended = ended }
+    end
+    redis.call('ZREM', r.at .. ':spread', unpack(steps))
+    r.open = tonumber(redis.call('HGET', r.at, 'open'))
+    go_on(r, spread(r, queue))
+    if #steps == most then -- There may be more.
+      wake(r, 'more', now_ms())
+    end
+  end
+
+  if not OPEN[r.status] then
+    return redis.call('HEXISTS', r.at, 'closing') == 1 and close_more(r)
+  elseif r.status == 'RETRY' then
+    retrying.more(r)
+  else
+    spread_more()
+    send_ready(r)
+  end
+  return r.status == 'RETRY' or redis.call('EXISTS', r.at .. ':spread') == 1
+    or is_sending(r) and #redis.call('ZRANGEBYSCORE', r.ready, '-inf', PARKED - 1, 'LIMIT', 0, 1) > 0
+end
+
 -- Does what is due in a run: of a step whose number it is, or what it says.
 local function do_due(r, what, now)
   if what == 'deadline' then
     close_run(r, 'FAILURE', 'deadline')
   elseif what == 'more' then
-    send_ready(r)
+    do_more(r)
   elseif what == 'close' then
     close_more(r)
   elseif what == 'undo' then
@@ -233,7 +273,7 @@ local function do_due(r, what, now)
       end_step(r, step, state, { how = 'done', value = 'null' })
     elseif plan.kind == 'signal' and state == 1 then
       local failure = { type = 'Expired', reason = "no signal '" .. plan.name .. "'", traceback = '' }
-      redis.call('SREM', r.at .. ':asking', step)
+      redis.call('ZREM', r.at .. ':asking', step)
       end_step(r, step, state, { how = 'expired', failure = failure })
     end
   end
@@ -244,6 +284,9 @@ local function promote_runs(home)
   local due = 'actorwork:{' .. home .. '}:flows:due'
   local now = now_ms()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'LIMIT', 0, 100)) do
+    if budget.looks <= 0 or budget.sends <= 0 or budget.closes <= 0 then
+      break -- In the next script.
+    end
     redis.call('ZREM', due, member)
     local run, what = string.match(member, '^([^/]+)/(.+)$')
     local r = run and run_at(home, run)

@@ -6,14 +6,16 @@ local close_run -- below: a run in the place of a step ends with it
 -- a later step. Returns whether there are more.
 local function close_more(r)
   local closing = redis.call('HMGET', r.at, 'closing', 'reason')
-  local last = tonumber(closing[1] or '-1')
-  local first = math.max(0, last - CLOSED_AT_ONCE + 1)
+  local step = tonumber(closing[1] or '-1')
   local failure = { type = 'Cancelled', reason = closing[2], traceback = '' }
-  for step = last, first, -1 do
+  while step >= 0 and budget.closes > 0 do
+    budget.closes = budget.closes - 1 -- Also for the runs in the place of steps.
     local state = state_of(r, step)
     if state ~= 2 then
       if state == 1 or state == 3 then
-        local plan = plan_of(r, step)
+        local text = redis.call('HGET', r.at .. ':steps', step)
+        -- As in `name_of`. A nap or a signal has none.
+        local source = string.match(text, '"kind":"message".-"source":"([^"\\]*)"') or cjson.decode(text).source
         local child = redis.call('HGET', r.state, 'c' .. step)
         local child_home, child_run = string.match(child or '', '^(.*)/(.*)$')
         local is_child_away = child and away.is(child_home)
@@ -22,12 +24,12 @@ local function close_more(r)
           away.act(child_home, 'cancel', child_home, child_run, "its run '" .. r.run .. "' has ended")
         elseif inner and close_run(inner, 'CANCELLED', "its run '" .. r.run .. "' has ended") then
           -- Its message was settled when its handler continued with this run.
-        elseif not plan.source then
+        elseif not source then
           redis.call('ZREM', r.due, id_of(r, step)) -- A nap, or a signal with a limit.
-        elseif away.is(plan.source) then
-          away.act(plan.source, 'drop', id_of(r, step, attempt_of(r, step)), closing[2])
+        elseif away.is(source) then
+          away.act(source, 'drop', id_of(r, step, attempt_of(r, step)), closing[2])
         else
-          local prefix, id = 'actorwork:{' .. plan.source .. '}:', id_of(r, step, attempt_of(r, step))
+          local prefix, id = 'actorwork:{' .. source .. '}:', id_of(r, step, attempt_of(r, step))
           local place = redis.call('HGET', r.state, 'p' .. step)
           local reason = closing[2]
           if not (drop(prefix, '~' .. id, 'Cancelled', reason) or drop(prefix, '=' .. id, 'Cancelled', reason)
@@ -39,9 +41,10 @@ local function close_more(r)
       local held = state == 3 and redis.call('HGET', r.at .. ':ends', step) -- It has ended before, and is retried no more.
       record(r, step, state, held and cjson.decode(held) or { how = 'cancelled', failure = failure }, held and true)
     end
+    step = step - 1
   end
-  if first > 0 then
-    redis.call('HSET', r.at, 'closing', first - 1)
+  if step >= 0 then
+    redis.call('HSET', r.at, 'closing', step)
     wake(r, 'close', now_ms())
     return true
   end

@@ -107,7 +107,8 @@ end
 -- How many bytes an end adds to the messages of those who wait for it; 0 for a few, of which there may be many in a message.
 function inputs.size(ended)
   local text = ended.value or ended.failure and ended.failure.reason
-  return type(text) == 'string' and #text > inputs.SHORT and #text or 0
+  local size = ended.size or type(text) == 'string' and #text or 0
+  return size > inputs.SHORT and size or 0
 end
 
 -- Whether inputs take long to join: they are very many, or long. `step` is that which waits for them, or RESULT.

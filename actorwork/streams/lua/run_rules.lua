@@ -3,8 +3,10 @@
 -- These are the rules of policy/runs/rules.py, in the same words. A step's settlement, its end here and the messages that it
 -- releases are one script. The number RESULT is that of the result: it is never sent, but waits as steps do.
 --
--- A step ends once: all counting is behind the check of its state, so it cannot drift. What a script sends is bounded
--- (SENT_AT_ONCE); the rest is sent when `flows:due` says so, a moment later, by maintain.lua.
+-- A step ends once: all counting is behind the check of its state, so it cannot drift. What a script does is bounded (`budget`),
+-- however large the run is: what is left is done when `flows:due` says so, a moment later, by maintain.lua. These are the steps in
+-- `ready`, which are to be sent, and those in `spread`: their ends are recorded, but not all who wait for them know. A dependent in
+-- whose place that is cannot be sent meanwhile, as it still lacks one need, and the run cannot end before.
 --
 -- What is due to a source that cannot take it (no stream, no permission, no memory) stays in `ready`, behind all others, and is
 -- tried again every second. The settlement of the member that released it is not refused: its end is true whatever becomes of
@@ -27,7 +29,7 @@ local function begin_waiting(r, step, plan)
     if value then
       end_step(r, step, 1, { how = 'done', value = value })
     else
-      redis.call('SADD', r.at .. ':asking', step)
+      redis.call('ZADD', r.at .. ':asking', step, step)
       tell_run(r)
     end
   end
@@ -87,6 +89,8 @@ local function send_all(r, steps)
           wake(r, step, now_ms() + TRY_AGAIN_MS)
         end
       end
+    elseif (state or '0') ~= '0' then
+      gone[#gone + 1] = step
     end
   end
   write()
@@ -96,9 +100,11 @@ local function send_ready(r)
   if not is_sending(r) then
     return
   end
-  local steps = redis.call('ZRANGEBYSCORE', r.ready, '-inf', PARKED - 1, 'LIMIT', 0, SENT_AT_ONCE)
+  local most = math.max(budget.sends, 0)
+  local steps = redis.call('ZRANGEBYSCORE', r.ready, '-inf', PARKED - 1, 'LIMIT', 0, most)
+  budget.sends = most - #steps
   send_all(r, steps)
-  if #steps == SENT_AT_ONCE then
+  if #steps == most then
     wake(r, 'more', now_ms())
   end
 end
@@ -117,10 +123,10 @@ local function record(r, step, state, ended, is_failure)
   if state == 0 then
     redis.call('ZREM', r.ready, step)
   elseif state == 3 then
-    redis.call('SREM', r.at .. ':held', step)
+    redis.call('ZREM', r.at .. ':held', step)
   end
   if is_failure then
-    redis.call('SADD', r.at .. ':fails', step)
+    redis.call('ZADD', r.at .. ':fails', step, step)
   end
   if step < RESULT then
     r.open = redis.call('HINCRBY', r.at, 'open', -1)
@@ -133,26 +139,11 @@ local function said(ended)
 end
 
 local function note_ready(r, steps)
-  for first = 1, #steps, CHUNK do
-    local scored = {}
-    for i = first, math.min(first + CHUNK - 1, #steps) do
-      scored[#scored + 1] = steps[i]
-      scored[#scored + 1] = steps[i]
-    end
-    redis.call('ZADD', r.ready, unpack(scored))
-  end
-end
-
--- Records that steps which were not sent are cancelled because of another one: their numbers, and for each the JSON of its end.
-local function record_caused(r, steps, ends)
-  tell_run(r)
-  local states, texts = {}, {}
+  local scored = {}
   for i, step in ipairs(steps) do
-    states[2 * i - 1], states[2 * i] = 's' .. step, '2'
-    texts[2 * i - 1], texts[2 * i] = step, ends[i]
+    scored[2 * i - 1], scored[2 * i] = step, step
   end
-  write_pairs(r.state, states)
-  write_pairs(r.at .. ':ends', texts)
+  write_pairs(r.ready, scored, 'ZADD')
 end
 
 -- Counts down what steps lack: how many of their needs have ended, with how many bytes (nil: none that count). Returns those that
@@ -190,36 +181,55 @@ local function meet(r, steps, counts, sizes)
   return ready
 end
 
+-- Leaves the dependents of steps to the scripts to come: those of `queue` from `first` on.
+local function spread_later(r, queue, first)
+  local scored = {}
+  for i = first, #queue do
+    local n, step = #scored, queue[i].step
+    scored[n + 1], scored[n + 2] = step * NEXT.most_pages + queue[i].page, step
+  end
+  if #scored > 0 then
+    write_pairs(r.at .. ':spread', scored, 'ZADD')
+    wake(r, 'more', now_ms())
+  end
+end
+
 -- Cancels what needs the result of a step that has none, and counts the needs of the others down. Returns those that have all
--- they need now.
+-- they need now. `queue`: steps that have ended, how, and from which page of their dependents on.
 --
--- All of a run may be downstream of one step: so what is cancelled because of others is looked at, and written, many at once.
-local function spread(r, first, how)
-  local ended = { { first, how } }
+-- All of a run may be downstream of one step: so what is cancelled because of others is looked at, and written, many at once, and no
+-- more in one script than there is room for.
+local function spread(r, queue)
   local cancelled, ends, is_cancelled, open = {}, {}, {}, 0
   local met, counts = {}, {}
-  local size = inputs.size(how)
-  local sizes = size > 0 and {}
-  while #ended > 0 do
-    local numbers, waiting, known, next_ended = {}, {}, {}, {}
-    for i, one in ipairs(ended) do
-      numbers[i] = one[1]
+  local sizes = nil -- By dependents: how many bytes of inputs, if any of these is long.
+  local head = 1
+  while head <= #queue and budget.looks > 0 and r.status ~= 'RETRY' do
+    local last, names = math.min(#queue, head + budget.looks - 1), {}
+    for i = head, last do
+      names[i - head + 1] = next_of(queue[i].step, queue[i].page)
     end
-    local texts = fetch(r.at .. ':next', numbers, {})
-    for _, number in ipairs(numbers) do
-      for _, waits in ipairs(decoded_of(texts[number])) do
+    local texts, waiting, known = fetch(r.at .. ':next', names, {}), {}, {}
+    local beyond = head
+    while beyond <= last and budget.looks > 0 do
+      local dependents = decoded_of(texts[names[beyond - head + 1]])
+      for _, waits in ipairs(dependents) do
         if known[waits[1]] == nil then
           known[waits[1]] = false
           waiting[#waiting + 1] = waits
         end
       end
+      budget.looks = budget.looks - 1 - #dependents
+      beyond = beyond + 1
     end
     for i, state in ipairs(states_of(r, waiting)) do
       known[waiting[i][1]] = state
     end
-    for _, one in ipairs(ended) do
-      local step, end_of_it, caused, text = one[1], one[2], nil, nil
-      for _, waits in ipairs(decoded_of(texts[step])) do
+    for i = head, beyond - 1 do
+      local step, page, end_of_it, caused, text = queue[i].step, queue[i].page, queue[i].ended, nil, nil
+      local size = inputs.size(end_of_it)
+      local dependents = decoded_of(texts[names[i - head + 1]])
+      for _, waits in ipairs(dependents) do
         local dependent, wants = waits[1], waits[2]
         if known[dependent] == '2' or is_cancelled[dependent] then
           -- It has ended.
@@ -228,8 +238,9 @@ local function spread(r, first, how)
             met[#met + 1] = dependent
           end
           counts[dependent] = (counts[dependent] or 0) + 1
-          if sizes and step == first then
-            sizes[dependent] = size
+          if size > 0 then
+            sizes = sizes or {}
+            sizes[dependent] = (sizes[dependent] or 0) + size
           end
         else
           if not caused then
@@ -243,19 +254,34 @@ local function spread(r, first, how)
             local n = #cancelled + 1
             cancelled[n], ends[n] = dependent, text
             if dependent == RESULT then
-              redis.call('SADD', r.at .. ':fails', RESULT)
+              redis.call('ZADD', r.at .. ':fails', RESULT, RESULT)
             else
               open = open + 1
             end
           end
           is_cancelled[dependent] = true
-          next_ended[#next_ended + 1] = { dependent, caused }
+          if dependent ~= RESULT then
+            queue[#queue + 1] = { step = dependent, page = 0, ended = caused }
+          end
         end
       end
+      if #dependents >= NEXT.at_once then
+        queue[#queue + 1] = { step = step, page = page + 1, ended = end_of_it }
+      end
     end
-    ended = next_ended
+    head = beyond
   end
-  record_caused(r, cancelled, ends)
+  spread_later(r, queue, head)
+  if #cancelled > 0 then
+    tell_run(r)
+    local states, texts = {}, {}
+    for i, step in ipairs(cancelled) do
+      states[2 * i - 1], states[2 * i] = 's' .. step, '2'
+      texts[2 * i - 1], texts[2 * i] = step, ends[i]
+    end
+    write_pairs(r.state, states)
+    write_pairs(r.at .. ':ends', texts)
+  end
   if open > 0 then
     r.open = redis.call('HINCRBY', r.at, 'open', -open)
   end
@@ -269,7 +295,7 @@ local function spread(r, first, how)
 end
 
 local function first_failure(r)
-  local step = numbers_in(r, ':fails')[1]
+  local step = numbers_in(r, ':fails', 1)[1]
   if not step then
     return ''
   end
@@ -342,7 +368,8 @@ local function finish(r, status, reason)
   end
   set_status(r, status, reason)
   redis.call('HSET', r.at, 'finished', now)
-  redis.call('DEL', r.at .. ':signals', r.at .. ':ready', r.at .. ':held', r.at .. ':asking')
+  redis.call('DEL', r.at .. ':signals', r.at .. ':ready', r.at .. ':held', r.at .. ':asking', r.at .. ':spread', r.at .. ':again')
+  redis.call('HDEL', r.at, 'putting')
   redis.call('ZREM', r.due, r.run .. '/deadline', r.run .. '/more')
   if rest[2] then
     local heir = cjson.decode(rest[2])
@@ -374,7 +401,7 @@ end
 
 -- Gives a run that is not paused its status: it is held as long as a step waits to be retried.
 local function continue(r)
-  local held = numbers_in(r, ':held')[1]
+  local held = numbers_in(r, ':held', 1)[1]
   if not held then
     set_status(r, 'STARTED')
   elseif r.status ~= 'HELD' then
@@ -388,16 +415,19 @@ local function go_on(r, ready)
   if r.status == 'HELD' then
     continue(r)
   end
-  if r.open <= 0 then
-    finish(r, redis.call('EXISTS', r.at .. ':fails') == 1 and 'FAILURE' or 'SUCCESS')
-  elseif is_sending(r) then
-    if #ready > SENT_AT_ONCE then
-      ready = { unpack(ready, 1, SENT_AT_ONCE) }
+  if r.status == 'RETRY' then
+    return -- It goes on from there.
+  elseif r.open <= 0 then
+    if redis.call('EXISTS', r.at .. ':spread') == 0 then
+      finish(r, redis.call('EXISTS', r.at .. ':fails') == 1 and 'FAILURE' or 'SUCCESS')
+    end
+  elseif #ready > 0 and is_sending(r) then
+    if #ready > budget.sends then
+      ready = { unpack(ready, 1, budget.sends) }
       wake(r, 'more', now_ms())
     end
-    if #ready > 0 then
-      send_all(r, ready)
-    end
+    budget.sends = budget.sends - #ready
+    send_all(r, ready)
   end
 end
 
@@ -413,7 +443,7 @@ function end_step(r, step, state, ended)
   if r.holds and HOLDING[ended.how] and not is_taken then
     redis.call('HSET', r.state, 's' .. step, 3)
     redis.call('HSET', r.at .. ':ends', step, cjson.encode({ how = ended.how, failure = ended.failure }))
-    redis.call('SADD', r.at .. ':held', step)
+    redis.call('ZADD', r.at .. ':held', step, step)
     if r.status == 'STARTED' then
       continue(r)
     end
@@ -423,7 +453,7 @@ function end_step(r, step, state, ended)
   if ended.how == 'done' and redis.call('HEXISTS', r.at .. ':undoes', step) == 1 then
     redis.call('RPUSH', r.at .. ':undo', step)
   end
-  go_on(r, spread(r, step, ended))
+  go_on(r, spread(r, { { step = step, page = 0, ended = ended } }))
   return true
 end
 
@@ -452,12 +482,13 @@ local function end_done(r, numbers, returned, kept)
     end
   end
   -- Members of a group are waited for by the same steps, in the same words.
-  local times, last_of, position = {}, {}, 0
+  local times, last_of, position, text_of = {}, {}, 0, {}
   local size_by, has_long = {}, false
   for first = 1, #numbers, CHUNK do
     local last = math.min(first + CHUNK - 1, #numbers)
     for _, text in ipairs(redis.call('HMGET', r.at .. ':next', unpack(numbers, first, last))) do
       position = position + 1
+      text_of[position] = text
       if text then
         times[text] = (times[text] or 0) + 1
         last_of[text] = position
@@ -470,18 +501,36 @@ local function end_done(r, numbers, returned, kept)
   end
   local ended, turn, dependents = {}, {}, {}
   local sizes = has_long and {}
+  local rest_from = {} -- By texts: the page of dependents from which on they are left to the scripts to come.
   for text, count in pairs(times) do
-    for i, waits in ipairs(decoded_of(text)) do
-      local dependent = waits[1]
-      if size_by[text] then
-        sizes[dependent] = (sizes[dependent] or 0) + size_by[text]
+    if budget.looks <= 0 or r.status == 'RETRY' then
+      rest_from[text] = 0
+    else
+      local all = decoded_of(text)
+      budget.looks = budget.looks - #all
+      rest_from[text] = #all >= NEXT.at_once and 1 or nil
+      for i, waits in ipairs(all) do
+        local dependent = waits[1]
+        if size_by[text] then
+          sizes[dependent] = (sizes[dependent] or 0) + size_by[text]
+        end
+        if not ended[dependent] then
+          dependents[#dependents + 1] = { dependent }
+        end
+        ended[dependent] = (ended[dependent] or 0) + count
+        turn[dependent] = math.max(turn[dependent] or 0, last_of[text] * RESULT + i)
       end
-      if not ended[dependent] then
-        dependents[#dependents + 1] = { dependent }
-      end
-      ended[dependent] = (ended[dependent] or 0) + count
-      turn[dependent] = math.max(turn[dependent] or 0, last_of[text] * RESULT + i)
     end
+  end
+  if next(rest_from) then
+    local queue = {}
+    for i, step in ipairs(numbers) do
+      local page = text_of[i] and rest_from[text_of[i]]
+      if page then
+        queue[#queue + 1] = { step = tonumber(step), page = page }
+      end
+    end
+    spread_later(r, queue, 1)
   end
   -- In the order in which they lose their last need here.
   table.sort(dependents, function(a, b) return turn[a[1]] < turn[b[1]] end)

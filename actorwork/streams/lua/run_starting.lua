@@ -33,6 +33,9 @@ local function add_steps(at, new)
   write('HSET', at .. ':state', state)
   write('ZADD', at .. ':ready', ready)
   write('HSET', at .. ':next', waiting)
+  write('HSET', at .. ':next', new.beyond or NONE)
+  write('HSET', at .. ':undoes', new.undoes or NONE)
+  write('HSET', at .. ':asks', new.asks or NONE)
 end
 
 -- Adds steps to a run by order of the handler of one of its steps (streams/plans.py), before that step ends: as members of its
@@ -71,27 +74,35 @@ local function expand_run(new, message_id, claim, text)
     return (string.gsub(text, new.mark .. '(%a)(%d*)', number)) -- In the header of a message, which is text within text.
   end
   local gathering = {}
-  for _, waits in ipairs(dependents_of(r, new.step)) do
-    if waits[3] then
-      gathering[#gathering + 1] = waits
+  local page, dependents = 0, nil
+  repeat
+    dependents = decoded_of(redis.call('HGET', r.at .. ':next', next_of(new.step, page)))
+    for _, waits in ipairs(dependents) do
+      if waits[3] then
+        gathering[#gathering + 1] = waits
+      end
     end
-  end
+    page = page + 1
+  until #dependents < NEXT.at_once
   local is_member = {}
   for _, n in ipairs(new.members) do
     is_member[n] = true
   end
-  local page = { first = first, steps = {}, needs = new.needs, next = {} }
+  local added = { first = first, steps = {}, needs = new.needs, next = {}, undoes = {} }
   for i, step in ipairs(new.steps) do
-    page.steps[i] = numbered(step)
+    added.steps[i] = numbered(step)
     local waits = new.next[i] ~= '' and cjson.decode(numbered(new.next[i])) or {}
     for _, one in ipairs(is_member[i - 1] and gathering or NONE) do
-      waits[#waits + 1] = one
+      table.insert(waits, one[2] == 'o' and 1 or #waits + 1, one) -- Those who take outcomes come first.
     end
-    page.next[i] = #waits > 0 and cjson.encode(waits) or ''
+    added.next[i] = #waits > 0 and cjson.encode(waits) or ''
   end
-  add_steps(r.at, page)
+  for i, n in ipairs(new.undoes) do
+    added.undoes[2 * i - 1], added.undoes[2 * i] = first + n, 1
+  end
+  add_steps(r.at, added)
   for i, state_of_it in ipairs(states_of(r, gathering)) do
-    if state_of_it ~= '2' then
+    if state_of_it ~= '2' and r.status ~= 'RETRY' then
       redis.call('HINCRBY', r.state, 'n' .. gathering[i][1], #new.members)
     end
   end
@@ -103,11 +114,11 @@ local function expand_run(new, message_id, claim, text)
     end
     redis.call('HSET', r.at .. ':grown', group, cjson.encode(all))
   end
-  for _, n in ipairs(new.undoes) do
-    redis.call('HSET', r.at .. ':undoes', first + n, 1)
-  end
   r.total = redis.call('HINCRBY', r.at, 'total', #new.steps)
   redis.call('HINCRBY', r.at, 'open', #new.steps)
+  if r.status == 'RETRY' then
+    retrying.count_again(r)
+  end
   send_ready(r)
 end
 
@@ -140,6 +151,21 @@ local function adopt(new)
   return adopt_at(home, run, step, new.home, new.run, heir.claim, heir.id)
 end
 
+-- Deletes keys whose memory the server frees beside its other work: of 100,000 steps that takes half a second.
+local function free(...)
+  if type(redis.pcall('UNLINK', ...)) == 'table' then -- This user may not use it, or these are lives, which it may not write.
+    redis.pcall('DEL', ...)
+  end
+end
+
+-- Adds a page of the steps of a run that is about to be started, under keys that expire if it is not.
+local function add_page(at, text, kept_for)
+  add_steps(at, cjson.decode(text))
+  for _, part in ipairs(PAGED) do
+    redis.call('PEXPIRE', at .. part, kept_for)
+  end
+end
+
 -- Starts a run from the JSON of streams/plans.py; returns false if there is one with its id. `text` is the JSON, for a run that may
 -- be in another slot.
 --
@@ -152,8 +178,12 @@ local function start_run(new, text)
   local at = 'actorwork:{' .. new.home .. '}:flow:' .. new.run
   if KEYS.tag and redis.call('HEXISTS', at, 'begun') == 1
     or not KEYS.tag and redis.call('EXISTS', 'actorwork:flow:' .. new.run) == 1 then
+    for _, part in ipairs(new.pages and PAGED or NONE) do -- They were sent in vain.
+      free(at .. ':' .. new.pages .. part)
+    end
     return false
   end
+  local is_whole = not new.pages or redis.call('EXISTS', at .. ':' .. new.pages .. ':steps') == 1
   local now = now_ms()
   if not KEYS.tag then
     redis.call('SADD', 'actorwork:flows', new.home)
@@ -176,15 +206,10 @@ local function start_run(new, text)
         redis.call('PERSIST', at .. part)
       end
     end
+  else
+    add_steps(at, new)
   end
-  add_steps(at, new)
   redis.call('HSET', at .. ':state', 'n' .. RESULT, new.needs_of_result)
-  for _, step in ipairs(new.undoes) do
-    redis.call('HSET', at .. ':undoes', step, 1)
-  end
-  for name, step in pairs(new.signals) do
-    redis.call('HSET', at .. ':asks', name, step)
-  end
   -- Last: if this script fails before, the run is started anew.
   if KEYS.tag then
     away.act('actorwork:flow:' .. new.run, 'index', 'set', new.home)
@@ -196,6 +221,10 @@ local function start_run(new, text)
   r.open = tonumber(new.total)
   if not adopt(new) then
     close_run(r, 'CANCELLED', "the run of '" .. cjson.decode(new.heir).id .. "' has ended")
+    return true
+  end
+  if not is_whole then
+    finish(r, 'FAILURE', 'its steps were sent too long before it was started, and were not kept')
     return true
   end
   if new.deadline then

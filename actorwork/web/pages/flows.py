@@ -15,7 +15,7 @@ from actorwork.policy.runs.drawing import svg
 from actorwork.policy.runs.values import RunInfo, Status, StepInfo
 from actorwork.web.request import Action, Done, Form, Page, Plan, Refused, Sight, json_of, not_found
 
-STATUSES: Final = ("STARTED", "PAUSED", "HELD", "SUCCESS", "FAILURE", "CANCELLED")
+STATUSES: Final = ("STARTED", "PAUSED", "HELD", "RETRY", "SUCCESS", "FAILURE", "CANCELLED")
 MOST: Final = 3000
 SHOWN_STEPS: Final = 60
 """Steps on a page that does not ask for more: those that have failed come first, then those that run."""

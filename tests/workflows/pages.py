@@ -1,0 +1,59 @@
+"""Small pages: what large runs do in several scripts, and transactions, as small ones do it in tests."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from actorwork.embedded.run_book import RunBook
+from actorwork.embedded.sending import EmbeddedRuns
+from actorwork.message import Status
+from actorwork.policy.runs import rules
+from actorwork.streams import keys, plans, runs, scripts
+from actorwork.streams.transport.commands import Script
+
+_SIZES = re.compile(r"(?m)((?:SENT_AT_ONCE =|FORGOTTEN_AT_ONCE =|\bat_once =|\bcloses =) *)\d+")
+
+
+def let_callers_die(patch: pytest.MonkeyPatch) -> None:
+    """End all who give orders to runs after the first page."""
+
+    async def leave(self: object, home: str, run: str) -> None:
+        pass
+
+    async def leave_order(self: object, run: str, is_begun: bool) -> bool:
+        return is_begun
+
+    patch.setattr(runs.RedisRuns, "_finish", leave)
+    patch.setattr(EmbeddedRuns, "_all", leave_order)
+
+
+def let_nodes_rest(patch: pytest.MonkeyPatch) -> None:
+    """Let no node put back what has failed. Call it after `use_small_pages`."""
+    waking = "wake(r, 'more', now_ms())\n      return\n"
+    for name, one in vars(scripts).copy().items():
+        if isinstance(one, Script) and waking in one.source:
+            patch.setattr(scripts, name, Script(one.name, one.source.replace(waking, "return\n")))
+    leave_more = RunBook.leave_more
+
+    def leave(book: RunBook) -> None:
+        if book.status is not Status.RETRY:
+            leave_more(book)
+
+    patch.setattr(RunBook, "leave_more", leave)
+
+
+def use_small_pages(patch: pytest.MonkeyPatch, size: int) -> None:
+    """Let each script, and transaction, do as much of a run as `size` steps. Call it before a broker is opened."""
+    changed = 0
+    for name, one in vars(scripts).copy().items():
+        if isinstance(one, Script) and _SIZES.search(one.source):
+            source = _SIZES.sub(rf"\g<1>{size}", one.source)
+            patch.setattr(scripts, name, Script(one.name, source))
+            changed += 1
+    assert changed > 5, "the scripts call their sizes by other names"
+    patch.setattr(rules, "AT_ONCE", size)
+    patch.setattr(keys, "SENT_AT_ONCE", size)
+    patch.setattr(plans, "NEXT_AT_ONCE", size)
+    patch.setattr(runs, "_FORGOTTEN_AT_ONCE", size)
