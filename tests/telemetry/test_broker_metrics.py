@@ -12,6 +12,7 @@ from actorwork.brokers import open_broker
 from actorwork.inspection.metrics import BrokerRoute, broker_metrics
 from actorwork.inspection.routes import FRESH
 from actorwork.message import Envelope
+from actorwork.runtime import engine
 from actorwork.state.known_actors import enter_actors
 from actorwork.telemetry.metrics import Registry
 from actorwork.telemetry.monitor import Request
@@ -63,12 +64,13 @@ async def test_a_source_that_nobody_reads_has_messages_an_age_and_no_reader(url:
     assert read(registry, "actorwork_nodes") == {(): 0}
 
 
-async def test_a_node_is_counted_as_a_reader_and_its_message_as_in_hand(url: str):
+async def test_a_node_is_counted_as_a_reader_and_its_message_as_in_hand(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine, "REPORT_AFTER", 0.0)
     async with open_system(Till, broker=url) as system, open_client(url) as client:
         await client.publish("orders", {"held": True})
         expected = {("orders", "till", "ready"): 0.0, ("orders", "till", "in_hand"): 1.0}
         own = {Till.settings.default_source}
-        limit, registry = trio.current_time() + 30, Registry()
+        limit, registry = trio.current_time() + PATIENCE, Registry()
         found: dict[tuple[str, ...], float] = {}
         readers: dict[tuple[str, ...], float] = {}
         while not (expected.items() <= found.items() and readers.get(("orders", "till")) == 1):

@@ -181,7 +181,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def until_there(system: System, expected: set[str]) -> None:
-    limit = trio.current_time() + 30
+    limit = trio.current_time() + PATIENCE
     missing = expected
     while missing := expected - names(system.metrics):
         assert trio.current_time() < limit, f"missing: {sorted(missing)}"

@@ -12,6 +12,7 @@ import trio
 from actorwork import Actor, Settings, open_system, receive
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
+from actorwork.inspection import routes
 from actorwork.inspection.routes import FRESH
 from actorwork.inspection.scale import ScaleRoute
 from actorwork.message import Envelope
@@ -130,7 +131,8 @@ class Slow(Actor):
         await trio.sleep(seconds)
 
 
-async def test_the_monitor_of_a_node_says_what_its_handlers_have_taken():
+async def test_the_monitor_of_a_node_says_what_its_handlers_have_taken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(routes, "FRESH", 0.1)
     async with open_system(Slow, broker="sqlite://", monitor="127.0.0.1:0") as system:
         assert system.monitor is not None
         address = f"{system.monitor.url}/scale?actor=slow"
