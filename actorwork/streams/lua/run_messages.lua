@@ -14,6 +14,17 @@ local function as_failed(name, ended)
   return cjson.encode({ step = name, kind = ended.how, error = failure.type, reason = failure.reason })
 end
 
+local function fetch(key, numbers, found)
+  for first = 1, #numbers, CHUNK do
+    local last = math.min(first + CHUNK - 1, #numbers)
+    local some = redis.call('HMGET', key, unpack(numbers, first, last))
+    for i = first, last do
+      found[numbers[i]] = some[i - first + 1]
+    end
+  end
+  return found
+end
+
 -- The places of the steps that were added to a group, after those in the template.
 local function added_to(r, piece)
   local text = redis.call('HGET', r.at .. ':grown', piece[2])
@@ -49,12 +60,13 @@ local function fill(r, template, text, ends, values)
       end
       text[#text + 1] = ']'
     elseif piece[1] == 'f' then
-      local failed = {}
-      for _, number in ipairs(numbers_in(r, ':fails')) do
-        if number ~= RESULT then
-          local ended = cjson.decode(redis.call('HGET', r.at .. ':ends', number))
-          failed[#failed + 1] = as_failed(name_of(r, number), ended)
-        end
+      local numbers, failed = numbers_in(r, ':fails'), {}
+      if numbers[#numbers] == RESULT then -- It is behind all steps, and none.
+        numbers[#numbers] = nil
+      end
+      local ended, plans = fetch(r.at .. ':ends', numbers, {}), fetch(r.at .. ':steps', numbers, {})
+      for i, number in ipairs(numbers) do
+        failed[i] = as_failed(cjson.decode(plans[number]).name, cjson.decode(ended[number]))
       end
       text[#text + 1] = '[' .. table.concat(failed, ',') .. ']'
     elseif piece[2] == 'r' then
@@ -79,17 +91,6 @@ local function gather(r, template, wanted)
       end
     end
   end
-end
-
-local function fetch(key, numbers, found)
-  for first = 1, #numbers, CHUNK do
-    local last = math.min(first + CHUNK - 1, #numbers)
-    local some = redis.call('HMGET', key, unpack(numbers, first, last))
-    for i = first, last do
-      found[numbers[i]] = some[i - first + 1]
-    end
-  end
-  return found
 end
 
 local function joined(r, template, wanted)
