@@ -7,7 +7,9 @@ its cores, so how many messages a second they handle says nothing. What says som
 change with the number of primaries: if they do not, and all primaries have equal shares, then as many cores handle as
 many times the messages.
 
-    gossip     the servers alone: members of a cluster talk to each other
+    alone      as many servers that are in no cluster, 20 XADD to each at a time: what the machine adds, on whose cores
+               and caches so many processes take turns
+    gossip     the members of the cluster alone: they talk to each other
     client     one client, which sends nothing: its commands and its CPU in a second
     node       one node, which reads all shards, with nothing to do: commands, CPU and connections
     send       20 tasks for each primary that send one message after the other
@@ -45,6 +47,7 @@ from actorwork.brokers import open_broker
 from actorwork.message import Envelope, MessageIds
 from actorwork.policy.shards import Layout
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
+from actorwork.testing.redis_server import open_redis_server
 
 ORDERS = "orders"
 TASKS = 64
@@ -156,6 +159,37 @@ async def in_tasks(count: int, job: Callable[[int], Awaitable[object]], tasks: i
     async with trio.open_nursery() as nursery:
         for _ in range(tasks):
             nursery.start_soon(go_on)
+
+
+def alone(servers: int) -> float:
+    """Return the microseconds of CPU that one XADD costs servers that are in no cluster."""
+    at_once, rounds = 20, max(5, 1500 // servers)
+    with ExitStack() as stack:
+        members: list[Any] = []
+        for _ in range(servers):
+            server = stack.enter_context(open_redis_server())
+            members.append(stack.enter_context(redis.Redis(unix_socket_path=str(server.socket_path))))
+        sent = [("XADD", "s", "*", "id", "0123456789abcdef-1", "data", "{}")] * at_once
+
+        def used() -> float:
+            facts = [member.info("cpu") for member in members]
+            return sum(float(one["used_cpu_user"]) + float(one["used_cpu_sys"]) for one in facts)
+
+        def send(times: int) -> float:
+            before = used()
+            for _ in range(times):
+                connections = [member.connection_pool.get_connection() for member in members]
+                for connection in connections:
+                    connection.send_packed_command(connection.pack_commands(sent))
+                for connection, member in zip(connections, members, strict=True):
+                    for _ in sent:
+                        connection.read_response()
+                    member.connection_pool.release(connection)
+            return used() - before
+
+        send(3)
+        idle = min(send(0) for _ in range(5))
+        return (send(rounds) - idle) / (rounds * servers * at_once) * 1e6
 
 
 async def measure(fleet: Fleet, primaries: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -277,11 +311,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file to which the figures are added")
     options = parser.parse_args()
     for primaries in map(int, options.primaries.split(",")):
+        of_the_machine = alone(primaries)
         with open_redis_cluster(primaries=primaries, node_timeout=JOINING) as cluster, ExitStack() as stack:
             for member in cluster.primaries:
                 member.call("CONFIG", "SET", "cluster-node-timeout", TIMEOUT)
             figures = trio.run(measure, Fleet(cluster, stack), primaries, options)
-        line = json.dumps(figures)
+        line = json.dumps(figures | {"alone": {"server_us": of_the_machine}})
         print(line, flush=True)
         if options.out:
             with options.out.open("a") as out:
