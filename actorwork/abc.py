@@ -515,7 +515,10 @@ class ListsLocks(Protocol):
     """Values of which the locks can be listed: also those of programs that are no nodes."""
 
     async def held_locks(self, most: int) -> Sequence[LockState]:
-        """Return locks that are held now, `most` at most: those that are held the longest into the future first."""
+        """Return locks that are held now, `most` at most: those that are held the longest into the future first.
+
+        On a Redis Cluster it returns none, since a list in one slot would be one more that a lock has to wait for.
+        """
         ...
 
 

@@ -63,6 +63,7 @@ class TestClusterInShort(OnCluster, PublishingTests, WholeTests): ...
 class TestCluster(OnCluster, BrokerConformance):
     """All but the order in which several sources are read: these are in several slots (docs/cluster.md)."""
 
+    lists_locks = False
     test_nothing_is_read_before_what_is_more_urgent_in_another_source = None  # pyright: ignore[reportAssignmentType]
 
 

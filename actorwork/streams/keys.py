@@ -55,7 +55,7 @@
                                                   read this stream of a priority from now on
     actorwork:shared:<name>                       a shared value, a hash
     actorwork:lock:<name>                         a lock, a hash
-    actorwork:locks                               the names of those that are held, by the time until which they are
+    actorwork:locks                               the names of those that are held, by until when (not on a cluster)
     actorwork:rate:<name>                         a rate over all nodes: the moment of the next one
     actorwork:{<source>}:trigger:<id>             a trigger that sends to this source, a hash
     actorwork:triggers                            all of them, a set of source and id

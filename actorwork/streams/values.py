@@ -6,19 +6,15 @@ may not run twice: if their reply is lost, the caller gets an error that says so
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from actorwork.abc import LockState, VersionedValue
 from actorwork.errors import BrokerError
 from actorwork.policy.values import stale
 from actorwork.streams import keys, scripts
 from actorwork.streams.transport.commands import Commands
-from actorwork.streams.transport.redis_py import ConnectionError, RedisError, cannot, checked  # noqa: A004
-
-_DAY: Final = 86_400
+from actorwork.streams.transport.redis_py import ConnectionError, cannot, checked  # noqa: A004
 
 
 class RedisValues:
@@ -91,6 +87,8 @@ class RedisValues:
         return bool(await self._lock("free", name, owner, 0))
 
     async def held_locks(self, most: int) -> Sequence[LockState]:
+        if self._client.is_of_cluster:
+            return ()
         with cannot("list the locks that are held"):
             commands = [("ZREVRANGE", keys.LOCKS, 0, most - 1), ("TIME",)]
             names, now_at = checked(await self._client.call_many(commands, idempotent=True))
@@ -105,25 +103,11 @@ class RedisValues:
 
     async def _lock(self, operation: str, name: str, owner: str, ttl: float) -> Any:
         client = self._client
+        # On a cluster the list is in another slot, whose primary may be away: no lock may have to wait for it.
         listed = "" if client.is_of_cluster else keys.LOCKS
         with cannot(f"{operation} the lock {name!r}"):
-            answer = await client.run_script(
+            return await client.run_script(
                 scripts.LOCK, [keys.lock(name)], (operation, owner, _milliseconds(ttl), listed), idempotent=True
-            )
-        if client.is_of_cluster and answer:
-            await self._list_on_cluster(operation, name, ttl)
-        return answer
-
-    async def _list_on_cluster(self, operation: str, name: str, ttl: float) -> None:
-        """Note a lock in the list, which is in another slot: by this machine's clock, since it is for people alone."""
-        now = time.time()
-        command = (
-            ("ZREM", keys.LOCKS, name) if operation == "free" else ("ZADD", keys.LOCKS, _milliseconds(now + ttl), name)
-        )
-        # Whatever is wrong with the list, the lock is taken.
-        with suppress(RedisError):
-            await self._client.call_many(
-                [command, ("ZREMRANGEBYSCORE", keys.LOCKS, "-inf", _milliseconds(now - _DAY))], idempotent=True
             )
 
 

@@ -1,8 +1,8 @@
 -- One operation on a lock.
 --
 -- KEYS  the lock: a hash of token, owner and until (ms)
--- ARGV  take | keep | free, the owner, the ttl in ms, and the list of the locks that are held (empty on a cluster, where it
---       is in another slot, and the caller keeps it)
+-- ARGV  take | keep | free, the owner, the ttl in ms, and the list of the locks that are held (empty on a cluster, which has
+--       none)
 --
 -- Returns for take the token, or nil if another owner has the lock; for keep and free whether this owner had it. A lock that
 -- was not kept in time stays its owner's until another one takes it. The token outlives the lock by a day: a new owner must
