@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from actorwork.streams.formats import Formats
 
 _PAGE: Final = 200
-_FORGOTTEN_AT_ONCE: Final = 5000
+_FORGOTTEN_AT_ONCE: Final = 1000
 _STALE: Final = 2
 """What the script returns if it is to be called again, with other arguments."""
 _PAGES_KEPT_MS: Final = 3_600_000

@@ -72,7 +72,7 @@ if what == 'info' then
   return { redis.call('HMGET', r.at, unpack(ARGV, 5)), failures, asked }
 end
 
-local FORGOTTEN_AT_ONCE = 5000
+local FORGOTTEN_AT_ONCE = 1000
 local done = false
 if what == 'cancel' then
   done = close_run(r, 'CANCELLED', ARGV[4])

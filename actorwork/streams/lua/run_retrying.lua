@@ -16,8 +16,6 @@
 local retrying = {}
 
 do
-  local STEPS_AT_ONCE = 2 * SENT_AT_ONCE
-
   -- What changes when a step has ended without success, and for good. None of them succeeds later; so if this is the same, they are.
   function retrying.version_of(r)
     local unsuccessful = redis.call('HLEN', r.at .. ':ends') - redis.call('ZCARD', r.at .. ':held')
@@ -150,7 +148,7 @@ do
   function retrying.more(r)
     local what, step, page, named = string.match(redis.call('HGET', r.at, 'putting') or '', '^(%a+) (%d+) (%d+) (%d)$')
     step, page = tonumber(step), tonumber(page)
-    local left = STEPS_AT_ONCE
+    local left = SENT_AT_ONCE
     local function next_page()
       local steps = {}
       for number = step, math.min(step + math.min(left, SENT_AT_ONCE), r.total) - 1 do
@@ -184,7 +182,7 @@ do
       wake(r, 'more', now_ms())
       return
     end
-    budget.sends = math.max(0, budget.sends - (STEPS_AT_ONCE - left)) -- A small run is put back and sent by one script.
+    budget.sends = math.max(0, budget.sends - (SENT_AT_ONCE - left)) -- A small run is put back and sent by one script.
     redis.call('HDEL', r.at, 'putting')
     redis.call('DEL', r.at .. ':again')
     set_status(r, 'STARTED')
