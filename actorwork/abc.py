@@ -803,10 +803,10 @@ class KeyWaits(Protocol):
         ...
 
     async def behind(self, wait: KeyWait) -> Sequence[KeyWait]:
-        """Return what the handler waits for behind whose delivery the message of a wait waits for its turn.
+        """Return what the handler of a key waits for, for whose end the message of a wait waits.
 
-        Nothing if that message does not wait behind others of its key. Of what is returned each delivery is in flight
-        at the node that has noted it.
+        That message either waits for its turn, behind the delivery of that handler, or is what this handles; else
+        nothing is returned. Of what is returned each delivery is in flight at the node that has noted it.
         """
         ...
 

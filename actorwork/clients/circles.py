@@ -10,15 +10,15 @@ an ask that is answered soon costs nothing, and the others a look now and then.
 An error is never raised in vain:
 
 - A note counts only while the delivery that asks is its node's, and while the message that it asks waits behind another
-  one of its key: else that handler does not wait, or its reply is on its way. Each look writes it anew, and it lasts
-  for some seconds: that of a node that has died is gone before the usual lease is.
+  one of its key, or is what the next handler of the circle handles: else its reply may be on its way. Each look writes
+  it anew, and it lasts for some seconds: that of a node that has died is gone before the usual lease is.
 - The waits of a circle are read one after another, and may never have been there all at once. So they are read again:
-  a wait is never noted a second time, so those that were there before and are there after were there in between, all of
-  them.
+  an ask is made once, so those that were there before and are there after were there in between, all of them.
 - Last the message is taken back. If it has begun meanwhile, the circle is no more, and the wait goes on; so after the
   error it is certain that the message was not handled, and will not be.
 
-One ask of a circle gets the error, the one with the greatest message id; the others then go on.
+One ask of a circle gets the error, of those that no handler has begun the one with the greatest message id; the others
+then go on.
 
 Not found: circles in which a handler asks more than 16 others at once, and those that pass over an actor without keys.
 """
@@ -109,7 +109,7 @@ class WaitingKey:
         if not await waits.note(self._delivery, wait, ttl=min(left, _LASTS)):
             return False
         circle = await circle_of(waits, wait)
-        if not circle or wait.message != max(one.message for one in circle) or not await is_closed(waits, circle):
+        if not circle or wait.message != told_in(circle) or not await is_closed(waits, circle):
             return False
         self._circle = circle
         return await self._broker.delayed.cancel(wait.to_source, wait.message)
@@ -144,6 +144,12 @@ async def circle_of(waits: KeyWaits, wait: KeyWait) -> Sequence[KeyWait]:
                 seen.add(goes_to)
                 paths.append([*path, one])
     return ()
+
+
+def told_in(circle: Sequence[KeyWait]) -> str:
+    """Return the message of a circle that is to be taken back: the greatest one, of those that no handler has begun."""
+    waiting = [one.message for one, behind in pairwise([*circle, circle[0]]) if behind.asking != one.message]
+    return max(waiting, default="")
 
 
 async def is_closed(waits: KeyWaits, circle: Sequence[KeyWait]) -> bool:

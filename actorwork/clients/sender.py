@@ -273,6 +273,7 @@ class Sender:
         wait = KeyWait(
             source=asking.source,
             key=asking.key or "",
+            asking=asking.id,
             message=envelope.id,
             to_source=envelope.source,
             to_key=envelope.key or "",

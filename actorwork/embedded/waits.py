@@ -61,17 +61,14 @@ class EmbeddedWaits:
             if number is None:
                 return []
             waits = "select 1 from behind where source in (?, ?, ?, ?) and id = ? limit 1"
-            if store.execute(waits, (*channel_numbers(number), wait.message)).fetchone() is None:
-                return []
+            is_waiting = store.execute(waits, (*channel_numbers(number), wait.message)).fetchone() is not None
             rows = store.execute(
-                "select w.message, w.to_source, w.to_key from key_waits w join pending p"
+                "select e.id, w.message, w.to_source, w.to_key from key_waits w join pending p"
                 " on p.seq = w.seq and p.grp = w.grp and p.node = w.node and p.count = w.count"
-                " where w.source = ? and w.key = ? and w.until > ?",
-                (number, wait.to_key, store.now),
+                " join entries e on e.seq = w.seq"
+                " where w.source = ? and w.key = ? and w.until > ? and (? or e.id = ?)",
+                (number, wait.to_key, store.now, is_waiting, wait.message),
             ).fetchall()
-            return [
-                KeyWait(source=wait.to_source, key=wait.to_key, message=message, to_source=to_source, to_key=to_key)
-                for message, to_source, to_key in rows
-            ]
+            return [KeyWait(wait.to_source, wait.to_key, *row) for row in rows]
 
         return await self._writer.ask(look, writes=False)

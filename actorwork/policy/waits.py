@@ -5,8 +5,9 @@ each waits until the other has ended: for ever, but for their timeouts. What is 
 
     A ──ask──▶ waits behind the message that B handles ──▶ B's handler ──ask──▶ waits behind the message that A handles
 
-A wait is real as long as the delivery that asks is its node's, and the message that is asked waits for its turn. Both
-are facts of the broker, which it looks at when it is asked for waits; a note alone means nothing.
+A wait is real as long as the delivery that asks is its node's, and the message that is asked waits for its turn, or for
+its own handler, which waits in its turn. These are facts of the broker, which it looks at when it is asked for waits; a
+note alone means nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ MOST_WAITS: Final = 16
 """How many asks of one handler are noted at once."""
 
 
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(repr=False)
 class KeyWait(Shown):
     """The handler of a message of one key waits for the reply to a message of another one.
 
-    `message` is the id of what is asked, which goes to the key `to_key` of `to_source`.
+    `asking` is the id of the message that is handled, `message` that of the one that is asked, which goes to the key
+    `to_key` of `to_source`.
     """
 
     source: str
     key: str
+    asking: str
     message: str
     to_source: str
     to_key: str

@@ -30,7 +30,7 @@ class RedisWaits:
         if not isinstance(held, InFlightEntries):
             return False  # It is of another broker.
         fence = (held.stream, held.group, held.incarnation, entry, count)
-        args = (*fence, wait.to_source, wait.to_key, max(1, round(ttl * 1000)), MOST_WAITS)
+        args = (*fence, wait.to_source, wait.to_key, max(1, round(ttl * 1000)), MOST_WAITS, wait.asking)
         return await self._run("note", wait.source, wait.key, wait.message, *args) == 1
 
     async def forget(self, wait: KeyWait) -> None:
@@ -40,8 +40,8 @@ class RedisWaits:
         source, key = wait.to_source, wait.to_key
         found = [one.decode() for one in await self._run("behind", source, key, wait.message)]
         return [
-            KeyWait(source=source, key=key, message=message, to_source=to_source, to_key=to_key)
-            for message, to_source, to_key in zip(found[::3], found[1::3], found[2::3], strict=True)
+            KeyWait(source=source, key=key, asking=asking, message=message, to_source=to_source, to_key=to_key)
+            for asking, message, to_source, to_key in zip(*(found[field::4] for field in range(4)), strict=True)
         ]
 
     async def _run(self, what: str, source: str, key: str, *args: object) -> Any:

@@ -524,6 +524,33 @@ async def test_of_those_that_ask_each_other_at_the_same_time_one_is_told_soon_an
         assert await system.broker._writer.ask(lambda store: store.execute("select * from key_waits").fetchall()) == []
 
 
+async def test_a_circle_is_found_in_which_handlers_of_what_was_asked_ask_others(mock_clock: trio.testing.MockClock):
+    """Of four: ann has asked ben, and eve fay; ben asks eve and fay asks ann, for these messages."""
+
+    class Link(Entity[int]):
+        settings = Settings(title="link", concurrency=8)
+
+        @receive
+        async def call(self, *, path: list[str]) -> str:
+            if path:
+                await trio.sleep(1)
+                await self.context.client.ref(Link, key=path[0]).ask({"path": path[1:]}, timeout=600)
+            return self.key
+
+    async with open_test_system(Link) as system:
+        paths = {"ann": ["ben", "eve"], "eve": ["fay", "ann"]}
+        receipts = [await system.client.ref(Link, key=key).submit({"path": path}) for key, path in paths.items()]
+        failed: list[str] = []
+        for receipt in receipts:
+            try:
+                await receipt.result(timeout=1000)
+            except MessageFailed as error:
+                failed.append(error.reason)
+        (reason,) = failed
+        assert "WouldWaitForItself" in reason
+        assert trio.current_time() < 30
+
+
 async def test_circles_that_share_a_key_are_told_one_by_one(mock_clock: trio.testing.MockClock):
     async with open_test_system(Rival) as system:
         found = await ends_of(system, {"a": "bc", "b": "a", "c": "a", "d": "a"})

@@ -6,10 +6,11 @@
 -- KEYS  the source of the key
 -- ARGV  what is to be done, the prefix of the source's keys, the key, a message; then:
 --         note     stream, group, consumer, entry id, delivery count, the source and the key of the message, for how many ms, how
---                  many there may be. Returns 1 if it is noted: the delivery is ours.
+--                  many there may be, the message that is handled. Returns 1 if it is noted: the delivery is ours.
 --         forget   nothing more.
---         behind   nothing more. Returns what the handler of the key waits for, of which the message, one of this key, waits:
---                  message, source, key, message, ... Nothing if the message does not wait for its turn.
+--         behind   nothing more. Returns what the handler of the key waits for, for which the message waits, one of this key:
+--                  message handled, message, source, key, message handled, ... Nothing if it neither waits for its turn nor is
+--                  what is handled.
 --
 -- A note whose delivery is not that node's any more, as the node died, is passed over, and goes with its time.
 
@@ -33,6 +34,7 @@ elseif what == 'note' then
   end
   redis.call('HSET', at, message, cjson.encode({
     fence = { ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9] }, source = ARGV[10], key = ARGV[11], till = now_ms() + ttl,
+    handled = ARGV[14],
   }))
   if redis.call('PTTL', at) < ttl then
     redis.call('PEXPIRE', at, whole(ttl))
@@ -40,12 +42,13 @@ elseif what == 'note' then
   return 1
 end
 local found = {}
-if redis.call('HEXISTS', prefix .. 'waiting', message) == 1 then
-  local now, notes = now_ms(), redis.call('HGETALL', at)
-  for i = 1, #notes, 2 do
-    local note = cjson.decode(notes[i + 1])
-    if note.till > now and is_in_hand(unpack(note.fence)) then
-      found[#found + 1], found[#found + 2], found[#found + 3] = notes[i], note.source, note.key
+local waits = redis.call('HEXISTS', prefix .. 'waiting', message) == 1
+local now, notes = now_ms(), redis.call('HGETALL', at)
+for i = 1, #notes, 2 do
+  local note = cjson.decode(notes[i + 1])
+  if note.till > now and (waits or note.handled == message) and is_in_hand(unpack(note.fence)) then
+    for _, value in ipairs({ note.handled, notes[i], note.source, note.key }) do
+      found[#found + 1] = value
     end
   end
 end

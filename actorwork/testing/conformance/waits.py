@@ -21,7 +21,7 @@ def _message(id: str, key: str, source: str = "orders") -> Envelope:
 
 
 def _wait(of: Delivery, asked: Envelope) -> KeyWait:
-    return KeyWait(source=of.source, key=of.key or "", message=asked.id, to_source=asked.source, to_key=asked.key or "")
+    return KeyWait(of.source, of.key or "", of.id, asked.id, asked.source, asked.key or "")
 
 
 class KeyWaitTests(ContractTests):
@@ -66,9 +66,10 @@ class KeyWaitTests(ContractTests):
             assert await broker.waits.behind(first) == []
             assert await broker.waits.behind(_wait(one, asked[2])) == [], "the note was of a delivery before"
             assert not await broker.waits.note(other, second, ttl=60)
-            last = KeyWait(source="orders", key=OTHER, message="4", to_source="orders", to_key=ONE)
+            last = KeyWait("orders", OTHER, "3", "4", "orders", ONE)
             assert await broker.waits.note(third, last, ttl=60)
             assert await broker.waits.behind(_wait(one, asked[2])) == [last]
+            assert await broker.waits.behind(first) == [last], "the handler of what is asked waits itself"
             assert await broker.delayed.cancel("orders", "5")
             assert await broker.waits.behind(_wait(one, asked[2])) == []
 
@@ -101,6 +102,6 @@ class KeyWaitTests(ContractTests):
             for number, envelope in enumerate(asked):
                 assert await broker.waits.note(one, _wait(one, envelope), ttl=60) is (number < MOST_WAITS)
             assert await broker.waits.note(one, _wait(one, asked[0]), ttl=60), "it was noted before"
-            behind = KeyWait(source="orders", key=OTHER, message="3", to_source="orders", to_key=ONE)
+            behind = KeyWait("orders", OTHER, "2", "3", "orders", ONE)
             found = await broker.waits.behind(behind)
             assert sorted(wait.message for wait in found) == sorted(envelope.id for envelope in asked[:-1])
