@@ -1,5 +1,6 @@
 """A node reads many sources over few connections, where the url of the broker says so."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,12 +10,13 @@ import trio.testing
 from actorwork import Actor, Settings, open_system, receive
 from actorwork.brokers import open_broker
 from actorwork.errors import BrokerError
-from actorwork.events import Event
+from actorwork.events import BrokerTrouble, Event
 from actorwork.message import Envelope
 from actorwork.streams.broker import RedisBroker
 from actorwork.streams.reader_connections import CALM_AFTER, ReaderConnections
 from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_cluster import RedisCluster
+from tests.doubles import Kept
 from tests.patience import PATIENCE
 
 SOURCES = [f"source-{number}" for number in range(6)]
@@ -96,6 +98,18 @@ class Reader:
 
     def interrupt(self) -> None:
         self.interruptions += 1
+
+
+async def test_readers_leave_files_for_what_else_their_process_opens(redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("actorwork.streams.reader._PATIENCE", 0.01)
+    # As if the first file were among the last ones that this process may open.
+    monkeypatch.setattr("actorwork.streams.transport.client.SPARE_FILES", os.sysconf("SC_OPEN_MAX") - 1)
+    seen, kept = list[str](), Kept()
+    async with open_broker(redis_url, emit=kept) as opened, open_system(actors(seen), broker=opened, emit=kept):
+        await opened.publish([Envelope(source, f"m-{source}", b'{"number":1}') for source in SOURCES])
+        await until(lambda: len(seen) == len(SOURCES))
+        await until(lambda: kept.of(BrokerTrouble))
+    assert all("may open no more files" in trouble.error for trouble in kept.of(BrokerTrouble))
 
 
 async def test_a_reader_that_finds_messages_gets_the_connection_of_the_calmest(mock_clock: trio.testing.MockClock):

@@ -21,6 +21,7 @@ server's return.
 """
 
 import math
+import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import SystemRandom
@@ -34,6 +35,7 @@ from actorwork.shown import Value
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.commands import CommonCommands, MayHaveExecuted, Script
 from actorwork.streams.transport.connection import Connection, connect
+from actorwork.streams.transport.direct import NO_MORE_FILES
 from actorwork.streams.transport.exclusive import Exclusive
 from actorwork.streams.transport.multiplexer import Multiplexer, PendingRequest
 from actorwork.streams.transport.redis_py import (
@@ -50,6 +52,8 @@ _BACKOFF_CAP: Final = 1.0
 _PROVEN_AFTER: Final = 1.0
 """Seconds for which a connection must have lived before the backoff starts over."""
 
+SPARE_FILES: Final = 48
+"""Of the files that this process may open, how many no reader takes for long: while up to 16 connect, 32 are free."""
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
 
 
@@ -356,6 +360,7 @@ class RedisClient(CommonCommands):
                 since, generation = trio.current_time(), self.generation
             try:
                 connection = await connect(self._address, name or self._name, self._threads)
+                _leave_some_files(connection)
                 break
             except _LOST as error:
                 if self._link is not None and trio.current_time() - since >= patience:
@@ -487,6 +492,18 @@ async def _missing_scripts(link: Multiplexer, known_here: Mapping[str, Script]) 
     if isinstance(known, Exception):
         return scripts
     return [script for script, is_known in zip(scripts, known, strict=False) if not is_known]
+
+
+def _leave_some_files(connection: Connection) -> None:
+    """Close a connection, and raise `ConnectionError`, if it is among the last files that this process may open.
+
+    A process imports modules, and opens databases and logs, when it first needs them, and most of its own code cannot
+    go on if that fails. Readers can: they share connections.
+    """
+    limit = os.sysconf("SC_OPEN_MAX")
+    if 0 < limit - SPARE_FILES <= connection.fileno():
+        connection.close()
+        raise ConnectionError(f"{NO_MORE_FILES} ({SPARE_FILES} are left for all else)")
 
 
 def _backoff(failures: int) -> float:

@@ -48,6 +48,9 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {self.client_id} to {self.address.url}{' (closed)' if self.is_closed else ''}>"
 
+    def fileno(self) -> int:
+        return self._fileno
+
     def send(self, data: bytes | memoryview) -> int:
         """Send as many bytes as the socket takes now, and return how many. Raises `OSError` if the connection is
         gone.

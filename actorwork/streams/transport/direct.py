@@ -16,6 +16,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from actorwork.streams.transport.redis_py import ConnectionError, RedisError, TimeoutError  # noqa: A004
 from actorwork.streams.transport.wire import NOT_ENOUGH, Push, new_reader, pack
 
+NO_MORE_FILES: Final = (
+    "this process may open no more files; a node needs one for each actor that reads, and some more: raise the limit "
+    "(ulimit -n, LimitNOFILE=)"
+)
 _READ_SIZE: Final = 65536
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """redis-py's: a server that vanished without a word is noticed after 45 s. Not every platform has all three."""
@@ -174,10 +178,7 @@ def _how_many_files(error: OSError) -> str:
     """Return what to do about a connection for which this process, or the machine, may open no file."""
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return ""
-    return (
-        ": this process may open no more files; a node needs one for each actor that reads, and some more: raise the "
-        "limit (ulimit -n, LimitNOFILE=)"
-    )
+    return f": {NO_MORE_FILES}"
 
 
 def _opened(options: DirectOptions) -> socket.socket:
