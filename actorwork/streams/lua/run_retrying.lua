@@ -121,7 +121,7 @@ do
     for first = 1, #names, CHUNK / 2 do
       local last, left = math.min(first + CHUNK / 2 - 1, #names), {}
       for i, known in ipairs(redis.call('HMGET', r.state, unpack(names, first, last))) do
-        left[2 * i - 1], left[2 * i] = names[first + i - 1], (tonumber(known or '0') + counts[first + i - 1])
+        left[2 * i - 1], left[2 * i] = names[first + i - 1], (counts[first + i - 1] + (tonumber(known or '0')))
       end
       redis.call('HSET', r.state, unpack(left))
     end
