@@ -97,6 +97,7 @@ USEFUL: Final = (
     ("CLIENT|KILL", "publishing in one step", "each message is published by a script, which costs the server more"),
     ("PUBSUB", "settling steps of runs", "the end of each step is published, whether it is watched or not"),
     ("LRANGE", "exporting a source", "a source in which messages wait behind others with their key cannot be exported"),
+    ("HSTRLEN", "listing entities", "the states of entities cannot be listed, only looked at one by one"),
     ("UNLINK", "forgetting runs", "all clients wait for as long as the server frees the memory of a run of many steps"),
 )
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -115,6 +116,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "HMGET": ("{key}", "a"),
     "HSCAN": ("{key}", "0"),
     "HLEN": ("{key}",),
+    "HSTRLEN": ("{key}", "a"),
     "RPUSH": ("{key}", "a"),
     "LPOP": ("{key}",),
     "LPUSH": ("{key}", "a"),

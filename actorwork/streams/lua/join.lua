@@ -223,7 +223,7 @@ local function do_more(r)
     local ends = fetch(r.at .. ':ends', steps, {})
     for i, step in ipairs(steps) do
       local ended = ends[step] and cjson.decode(ends[step])
-        or { how = 'done', size = redis.call('HSTRLEN', r.at .. ':values', step) }
+        or { how = 'done', size = #(redis.call('HGET', r.at .. ':values', step) or '') }
       queue[i] = { step = tonumber(step), page = found[2 * i] - step * NEXT.most_pages, ended = ended }
     end
     redis.call('ZREM', r.at .. ':spread', unpack(steps))
