@@ -60,6 +60,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_minute_of_chaos",
         "test_mypy_refuses_what_has_to_be_refused",
         "test_a_minute_of_the_harness",
+        "test_clients_reach_a_cluster_through_its_wires_alone",
         "test_nodes_that_slept_while_their_cluster_changed_settle_nothing_twice",
         "test_the_example_of_a_cluster_for_tests_runs",
         "test_the_model_sees_a_state_that_is_written_beside_the_script",

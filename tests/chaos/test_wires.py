@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 import trio
 
 from actorwork.streams.transport.client import open_client
@@ -36,6 +37,7 @@ async def test_members_that_are_parted_miss_each_other_and_others_miss_neither()
         await until(lambda: not misses(one, other) and not misses(other, one), "both to hear of each other")
 
 
+@pytest.mark.long
 async def test_clients_reach_a_cluster_through_its_wires_alone():
     async with (
         open_wired_cluster({}, 5.0) as (cluster, wires),

@@ -92,8 +92,7 @@ AT_REDIS = forms(
     "take_over.after",
     "lease.renew:2",
     "wire.sent:5",
-    "wire.sent:20",
-    more=["settle.before:3", "settle.after", "lease.renew", "wire.sent:1", "wire.sent:10"],
+    more=["wire.sent:20", "settle.before:3", "settle.after", "lease.renew", "wire.sent:1", "wire.sent:10"],
 )
 EMBEDDED = forms(
     *(f"{point}:{turn}" for point in ("commit.before", "commit.after") for turn in (1, 5)),

@@ -247,7 +247,13 @@ def die() -> None:
 POINTS = {"_DRAINED": (1, 9), "_ARRIVED": (1, 2, 17), "_MOVED": (1, 9), "_REPLACED": (1, 4), "_STORED": (1,)}
 
 
-@pytest.mark.parametrize(("point", "turn"), [(point, turn) for point, turns in POINTS.items() for turn in turns])
+@pytest.mark.parametrize(
+    ("point", "turn"),
+    [
+        *((point, turns[-1]) for point, turns in POINTS.items()),
+        *(pytest.param(point, turn, marks=pytest.mark.long) for point, turns in POINTS.items() for turn in turns[:-1]),
+    ],
+)
 async def test_when_the_program_dies_the_next_one_moves_the_rest(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, point: str, turn: int
 ):
