@@ -13,6 +13,7 @@ from actorwork import BrokerError
 from actorwork.message import Envelope
 from actorwork.records import DeadLetter
 from actorwork.testing.redis_server import open_redis_server
+from tests.forms import forms
 from tests.patience import PATIENCE
 
 from .conftest import Drill, Line, Place, Redis, open_place, until
@@ -96,7 +97,7 @@ def embedded_office(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer)
         office.close()
 
 
-@pytest.fixture(params=["redis", "embedded"])
+@pytest.fixture(params=forms("redis", more=["embedded"]))
 def office(request: pytest.FixtureRequest) -> Office:
     found: Office = request.getfixturevalue(f"{request.param}_office")
     return found
