@@ -211,7 +211,9 @@ class RedisRuns(Runs):
             ends.update(kinds_from(dict(zip(flat[::2], flat[1::2], strict=True))))
             if int(cursor) == 0:
                 break
-        held = {int(step) for step in await self._client.call("ZRANGE", f"{at}:held", 0, -1, idempotent=True)}
+        is_of_older_nodes = not await self._client.call("HGET", at, "format", idempotent=True)
+        listed = ("SMEMBERS", f"{at}:held") if is_of_older_nodes else ("ZRANGE", f"{at}:held", 0, -1)
+        held = {int(step) for step in await self._client.call(*listed, idempotent=True)}
         texts: dict[int, list[bytes]] = {}
         fields = [(step, 0) for step in sorted({*ends, *steps})]
         while fields:

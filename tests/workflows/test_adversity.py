@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from actorwork import MessageFailed, Retry, open_client, open_system
 from actorwork.brokers import open_broker
 from actorwork.message import FLOW, Envelope
 from actorwork.policy.runs.values import RESULT
+from actorwork.streams import keys, plans
+from actorwork.streams.broker import RedisBroker
 from actorwork.testing import open_test_system
 from actorwork.testing.redis_server import RedisServer
 from actorwork.workflows import Flow, Status, chain, chord, group, nap, signal, step
@@ -510,3 +513,28 @@ async def test_a_large_run_whose_deadline_passes_is_ended_by_the_nodes(redis_url
             await until(has_ended)
             assert await run.status() is Status.FAILURE
             assert await run.retry()
+
+
+async def test_what_fails_in_a_run_that_older_nodes_have_begun_is_listed_as_they_list_it(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "FORMAT_OF_RUNS", "")
+    async with open_broker(redis_url) as broker, open_client(broker) as client:
+        assert isinstance(broker, RedisBroker)
+        note = step(Clerk, Note("x"), name="note")
+        run = await client.start(Flow(chain(note, signal("go", str)), hold_on_failure=True), id="r")
+        at = keys.run(Clerk.settings.default_source, "r")
+
+        def listed(what: str) -> Callable[[], Awaitable[bool]]:
+            async def is_listed() -> bool:
+                return await broker.client.call("SMEMBERS", f"{at}:{what}") != []
+
+            return is_listed
+
+        async with open_system([Broken], broker=broker):
+            await until(listed("held"))
+        assert await run.retry(steps=["note"])
+        async with open_system([Clerk], broker=broker):
+            await until(listed("asking"))
+            assert await run.signal("go", "went")
+            assert await run.result(timeout=PATIENCE) == "went"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from actorwork.embedded.run_book import RunBook
 from actorwork.policy.runs import rules
 from actorwork.policy.runs.values import RESULT, End, Wants
-from actorwork.streams import forwarding
+from actorwork.streams import forwarding, plans
 from actorwork.testing import MemoryBroker
 from actorwork.testing.redis_cluster import RedisCluster
 from tests.forms import forms
@@ -130,6 +130,9 @@ STORIES = {
 }  # fmt: skip
 
 
+TITLES = list(STORIES)
+
+
 @pytest.mark.parametrize("title", STORIES)
 def test_a_story_ends_alike_at_every_broker(title: str, redis_url: str, cluster: RedisCluster, tmp_path: Path) -> None:
     check(STORIES[title], tmp_path, redis_url, cluster.url)
@@ -151,11 +154,20 @@ def test_a_story_ends_alike_where_all_that_goes_to_other_slots_arrives_twice(
     check(STORIES[title], tmp_path, cluster.url)
 
 
-@pytest.mark.parametrize("title", forms(*list(STORIES)[::4], more=[one for i, one in enumerate(STORIES) if i % 4]))
+@pytest.mark.parametrize("title", forms(*TITLES[::4], more=TITLES[1::4] + TITLES[2::4] + TITLES[3::4]))
 def test_a_story_ends_alike_step_by_step(
     title: str, redis_url: str, cluster: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_in_pages(STORIES[title], 1, monkeypatch, tmp_path, redis_url, cluster.url)
+
+
+@pytest.mark.parametrize("title", forms(*TITLES[1::4], more=TITLES[::4] + TITLES[2::4] + TITLES[3::4]))
+def test_a_story_of_a_run_that_older_nodes_have_begun_ends_alike(
+    title: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go on with it beside nodes of this version, so it is stored as they know it."""
+    monkeypatch.setattr(plans, "FORMAT_OF_RUNS", "")
+    check(STORIES[title], tmp_path, redis_url)
 
 
 # ---- that they would show it ----

@@ -273,7 +273,7 @@ local function do_due(r, what, now)
       end_step(r, step, state, { how = 'done', value = 'null' })
     elseif plan.kind == 'signal' and state == 1 then
       local failure = { type = 'Expired', reason = "no signal '" .. plan.name .. "'", traceback = '' }
-      redis.call('ZREM', r.at .. ':asking', step)
+      listed.drop(r, ':asking', step)
       end_step(r, step, state, { how = 'expired', failure = failure })
     end
   end

@@ -58,13 +58,13 @@ if what == 'info' then
   local failures, asked, most = {}, {}, tonumber(ARGV[4])
   pcall(function() -- Its keys may be damaged (`guarded`): then its reason says so.
     for _, suffix in ipairs({ ':fails', ':held' }) do
-      for _, step in ipairs(numbers_in(r, suffix, most + 1)) do
+      for _, step in ipairs(listed.of(r, suffix, most + 1)) do
         if #failures < most and step ~= RESULT then
           failures[#failures + 1] = { name_of(r, step), redis.call('HGET', r.at .. ':ends', step) }
         end
       end
     end
-    for _, step in ipairs(numbers_in(r, ':asking')) do
+    for _, step in ipairs(listed.of(r, ':asking')) do
       asked[#asked + 1] = name_of(r, step)
     end
   end)
@@ -97,7 +97,7 @@ elseif what == 'signal' then
     local state = state_of(r, step)
     if state == 1 then
       redis.call('ZREM', r.due, r.run .. '/' .. step)
-      redis.call('ZREM', r.at .. ':asking', step)
+      listed.drop(r, ':asking', step)
       done = end_step(r, step, state, { how = 'done', value = ARGV[5] })
     elseif state == 0 or state == 3 then
       done = redis.call('HSETNX', r.at .. ':signals', ARGV[4], ARGV[5]) == 1

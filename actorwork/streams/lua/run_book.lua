@@ -104,7 +104,7 @@ do
       runs[at] = {
         at = at, home = home, run = run, status = known[1], total = tonumber(known[2]), holds = known[3] == '1', secret = known[4] or '',
         ttl = known[5],
-        is_fetched = (known[6] or '') ~= '', -- Of a run that older ones have begun, older nodes may read the steps.
+        is_new = (known[6] or '') ~= '', -- Of a run that older ones have begun, older nodes may read the steps.
         due = 'actorwork:{' .. home .. '}:flows:due', state = at .. ':state', ready = at .. ':ready',
       }
     end
@@ -172,11 +172,35 @@ local function name_of(r, step)
   return string.match(text, '^{"name":"([^"\\]*)"') or cjson.decode(text).name
 end
 
--- The numbers of the steps in one of the sets of a run, sorted: all, or the first `most`.
-local function numbers_in(r, suffix, most)
-  local found = redis.call('ZRANGE', r.at .. suffix, 0, (most or 0) - 1)
+-- The steps that a run lists by their numbers, as `suffix` says: those that failed, are held, or ask. A run that older nodes have
+-- begun has sets, which these know.
+local listed = {}
+
+function listed.add(r, suffix, step)
+  if r.is_new then
+    redis.call('ZADD', r.at .. suffix, step, step)
+  else
+    redis.call('SADD', r.at .. suffix, step)
+  end
+end
+
+function listed.drop(r, suffix, ...)
+  redis.call(r.is_new and 'ZREM' or 'SREM', r.at .. suffix, ...)
+end
+
+function listed.count(r, suffix)
+  return redis.call(r.is_new and 'ZCARD' or 'SCARD', r.at .. suffix)
+end
+
+-- The numbers, sorted: all, or the first `most`.
+function listed.of(r, suffix, most)
+  local found = r.is_new and redis.call('ZRANGE', r.at .. suffix, 0, (most or 0) - 1) or redis.call('SMEMBERS', r.at .. suffix)
   for i, number in ipairs(found) do
     found[i] = tonumber(number)
+  end
+  if not r.is_new then
+    table.sort(found)
+    return most and { unpack(found, 1, math.min(most, #found)) } or found
   end
   return found
 end

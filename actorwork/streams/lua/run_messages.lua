@@ -60,7 +60,7 @@ local function fill(r, template, text, ends, values)
       end
       text[#text + 1] = ']'
     elseif piece[1] == 'f' then
-      local numbers, failed = numbers_in(r, ':fails'), {}
+      local numbers, failed = listed.of(r, ':fails'), {}
       if numbers[#numbers] == RESULT then -- It is behind all steps, and none.
         numbers[#numbers] = nil
       end
@@ -114,14 +114,14 @@ end
 
 -- Whether inputs take long to join: they are very many, or long. `step` is that which waits for them, or RESULT.
 function inputs.are_large(r, step, count)
-  return r.is_fetched and (count > inputs.MOST
+  return r.is_new and (count > inputs.MOST
     or count > 0 and tonumber(redis.call('HGET', r.state, 'b' .. step) or '0') > inputs.MOST_BYTES)
 end
 
 -- The result of a run as JSON; false if those who ask for it are to join it (streams/joining.py), unless it `is_wanted` now: a run in
 -- the place of a step has the result of one of its own steps.
 function inputs.result(r, text, count, is_wanted)
-  if tonumber(count or '0') > inputs.MOST and r.is_fetched and not is_wanted then
+  if tonumber(count or '0') > inputs.MOST and r.is_new and not is_wanted then
     return false
   end
   local template, wanted = cjson.decode(text), {}

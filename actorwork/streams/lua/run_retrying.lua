@@ -18,7 +18,7 @@ local retrying = {}
 do
   -- What changes when a step has ended without success, and for good. None of them succeeds later; so if this is the same, they are.
   function retrying.version_of(r)
-    local unsuccessful = redis.call('HLEN', r.at .. ':ends') - redis.call('ZCARD', r.at .. ':held')
+    local unsuccessful = redis.call('HLEN', r.at .. ':ends') - listed.count(r, ':held')
     return (redis.call('HGET', r.at, 'retries') or '0') .. '.' .. unsuccessful
   end
 
@@ -66,8 +66,8 @@ do
       reopened = reopened + (known[2 * i - 1] == '2' and 1 or 0)
     end
     redis.call('HINCRBY', r.at, 'open', reopened)
-    redis.call('ZREM', r.at .. ':fails', unpack(chosen))
-    redis.call('ZREM', r.at .. ':held', unpack(chosen))
+    listed.drop(r, ':fails', unpack(chosen))
+    listed.drop(r, ':held', unpack(chosen))
     redis.call('ZREM', r.at .. ':spread', unpack(chosen))
     redis.call('HDEL', r.at .. ':ends', unpack(chosen))
     for first = 1, #forgotten, CHUNK do
@@ -215,7 +215,7 @@ do
     if #chosen_of(r, { RESULT }, is_named) > 0 then
       redis.call('HDEL', r.at .. ':ends', RESULT)
       redis.call('HDEL', r.state, 's' .. RESULT)
-      redis.call('ZREM', r.at .. ':fails', RESULT)
+      listed.drop(r, ':fails', RESULT)
     end
     redis.call('PERSIST', r.at)
     if KEYS.tag then

@@ -29,7 +29,7 @@ local function begin_waiting(r, step, plan)
     if value then
       end_step(r, step, 1, { how = 'done', value = value })
     else
-      redis.call('ZADD', r.at .. ':asking', step, step)
+      listed.add(r, ':asking', step)
       tell_run(r)
     end
   end
@@ -123,10 +123,10 @@ local function record(r, step, state, ended, is_failure)
   if state == 0 then
     redis.call('ZREM', r.ready, step)
   elseif state == 3 then
-    redis.call('ZREM', r.at .. ':held', step)
+    listed.drop(r, ':held', step)
   end
   if is_failure then
-    redis.call('ZADD', r.at .. ':fails', step, step)
+    listed.add(r, ':fails', step)
   end
   if step < RESULT then
     r.open = redis.call('HINCRBY', r.at, 'open', -1)
@@ -254,7 +254,7 @@ local function spread(r, queue)
             local n = #cancelled + 1
             cancelled[n], ends[n] = dependent, text
             if dependent == RESULT then
-              redis.call('ZADD', r.at .. ':fails', RESULT, RESULT)
+              listed.add(r, ':fails', RESULT)
             else
               open = open + 1
             end
@@ -295,7 +295,7 @@ local function spread(r, queue)
 end
 
 local function first_failure(r)
-  local step = numbers_in(r, ':fails', 1)[1]
+  local step = listed.of(r, ':fails', 1)[1]
   if not step then
     return ''
   end
@@ -401,7 +401,7 @@ end
 
 -- Gives a run that is not paused its status: it is held as long as a step waits to be retried.
 local function continue(r)
-  local held = numbers_in(r, ':held', 1)[1]
+  local held = listed.of(r, ':held', 1)[1]
   if not held then
     set_status(r, 'STARTED')
   elseif r.status ~= 'HELD' then
@@ -443,7 +443,7 @@ function end_step(r, step, state, ended)
   if r.holds and HOLDING[ended.how] and not is_taken then
     redis.call('HSET', r.state, 's' .. step, 3)
     redis.call('HSET', r.at .. ':ends', step, cjson.encode({ how = ended.how, failure = ended.failure }))
-    redis.call('ZADD', r.at .. ':held', step, step)
+    listed.add(r, ':held', step)
     if r.status == 'STARTED' then
       continue(r)
     end
