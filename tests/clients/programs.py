@@ -17,7 +17,7 @@ def node(url: str) -> SystemThread:
 
 def run_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:
     async def bounded() -> Any:
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(60):
             return await main()
 
     return asyncio.run(bounded())
