@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import attrs
@@ -147,20 +148,25 @@ class Reader:
             )
 
     def _run(self, command: str, shown: Sequence[str]) -> None:
-        ended = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.directory,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=2 * PATIENCE,
-            check=False,
-        )
-        lines = iter(ended.stdout.splitlines())
-        for line in shown:
-            if line != "…":
-                assert any(is_printed(line, one) for one in lines), f"$ {command}\n{ended.stdout}\nwants: {line}"
+        """Run a command and look for the lines. One that lists is run again: a node reports soon after its start."""
+        until_when = monotonic() + PATIENCE
+        while True:
+            ended = subprocess.run(
+                ["bash", "-c", command],
+                cwd=self.directory,
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=2 * PATIENCE,
+                check=False,
+            )
+            lines = iter(ended.stdout.splitlines())
+            missing = [one for one in shown if one != "…" and not any(is_printed(one, line) for line in lines)]
+            if not missing:
+                return
+            if " ls " not in command or monotonic() > until_when:
+                raise AssertionError(f"$ {command}\n{ended.stdout}\nwants: {missing[0]}")
 
     def _expect(self, shown: Iterable[str], files: Sequence[Path]) -> None:
         """Wait until running programs have printed these lines, in any order."""

@@ -131,7 +131,7 @@ async def test_a_node_that_dies_between_the_slots_of_a_member_and_its_body_lets_
     await die_while_joining(drill, redis_cluster.url, crash_at)
 
 
-@pytest.mark.parametrize("crash_at", forms("page.kept:2", more=["page.kept", "page.kept:3"]))
+@pytest.mark.parametrize("crash_at", forms("page.kept:2", more=["page.kept"]))
 async def test_a_node_that_dies_between_the_pages_of_a_run_that_it_starts_lets_another_one_start_it_once(
     here: Redis, drill: Drill, crash_at: str
 ):
