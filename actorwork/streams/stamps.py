@@ -8,7 +8,7 @@ Without this a message that comes alone costs a round trip more than that of a p
 before its key was known. Stamps are looked up once the entry is pending under the name of this node, so from then on no
 user changes the state but by force, which the settlement finds.
 
-Of a read that brings many nothing is told; their states are asked for together (`actors/entities/ahead.py`).
+A read that brings many tells nothing; the node asks for their states together (`actors/entities/ahead.py`).
 """
 
 from __future__ import annotations

@@ -66,6 +66,16 @@ def in_scene(url: str, test: Callable[[Scene], Awaitable[None]], server_url: str
     run_asyncio(main)
 
 
+def in_scene_of_ann(url: str, test: Callable[[Scene], Awaitable[None]], server: Any) -> None:
+    """Run a test whose client is the user `ann`, who may do everything; then close this connection to the server."""
+    server.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all")
+    try:
+        in_scene(url.replace("://", "://ann:secret@"), test, url)
+    finally:
+        server.execute_command("ACL", "DELUSER", "ann")
+        server.close()
+
+
 async def until_lost(scene: Scene) -> None:
     """Wait until a client knows that its connection has ended."""
     commands = commands_of(scene)
@@ -264,12 +274,7 @@ def test_a_user_who_loses_the_right_to_transactions_goes_on_sending_messages_tog
         assert scene.calls("evalsha") == 1
 
     server: Any = cast("Any", redis.Redis).from_url(redis_url)
-    server.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all")
-    try:
-        in_scene(redis_url.replace("://", "://ann:secret@"), test, redis_url)
-    finally:
-        server.execute_command("ACL", "DELUSER", "ann")
-        server.close()
+    in_scene_of_ann(redis_url, test, server)
 
 
 def test_a_server_without_memory_refuses_each_message_to_its_own_task(redis_url: str) -> None:
@@ -417,12 +422,7 @@ def test_nothing_joins_messages_that_have_been_refused(redis_url: str) -> None:
         await scene.send(3, 4)
         assert scene.kept() == [0, 3, 4]
 
-    server.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">secret", "~*", "&*", "+@all")
-    try:
-        in_scene(redis_url.replace("://", "://ann:secret@"), test, redis_url)
-    finally:
-        server.execute_command("ACL", "DELUSER", "ann")
-        server.close()
+    in_scene_of_ann(redis_url, test, server)
 
 
 def test_nothing_joins_messages_of_cancelled_tasks_that_were_dropped_with_their_connection(redis_url: str) -> None:

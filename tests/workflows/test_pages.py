@@ -1,4 +1,4 @@
-"""Runs of which a script, or a transaction, does only a part at a time: whoever dies in between, all of it is done."""
+"""Runs of which a script, or a transaction, does only a part at a time: nodes do the rest if a client dies."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Invariants:
 - The result is one more step, with the number `RESULT`: it is never sent, but waits for its needs as others do.
 
 One transaction does only so much (`Room`), however large the run is, so that others wait for it no longer. What is left
-is noted in the book, and done by `go_on` in transactions that follow, whoever begins them:
+is noted in the book, and done by `go_on` in transactions that follow, of clients and nodes:
 
     spread   steps have ended, and not all dependents know: these still lack one need, so none of them is sent, and the
              run cannot end before they know

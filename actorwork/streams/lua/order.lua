@@ -357,7 +357,7 @@ local function store_outcome(prefix, message_id, outcome, ttl, claim, reply_to, 
     end
   end
   if string.sub(reply_to, 1, #REPLIES) == REPLIES then
-    -- On a cluster, PUBLISH costs every one of its servers. A client that listens at this one is told by it alone.
+    -- On a cluster, PUBLISH costs every one of its servers. For a client that listens at this one, this one will do.
     local near = KEYS.tag and string.match(reply_to, '^actorwork:reply:near:(%x+)$')
     local heard = near and redis.pcall('SPUBLISH', prefix .. 'reply:' .. near, outcome)
     if type(heard) ~= 'number' or heard == 0 then
