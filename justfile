@@ -9,7 +9,7 @@ install:
 # the package in place, with everything that tests need
 install-dev:
     python3 -m venv .venv
-    .venv/bin/pip install --quiet --no-compile --editable ".[dev]"
+    .venv/bin/pip install --quiet --no-compile --editable ".[dev,check]"
 
 # from a fresh clone to a checked one, with the examples
 all: install-dev check examples

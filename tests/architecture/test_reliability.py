@@ -50,7 +50,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
     """Short forms of the first two are drills beside them in the table; chaos looks for what no drill thought of.
 
     Neighbours of the last ones in their files always run: other ends of a process, the scale that processes follow (in
-    virtual time), what else a hangup changes, other outages, the other example,
+    virtual time), what else a hangup changes, other outages, the other example, the other type checker,
     the application itself without its server, the bridge to Celery without a worker of it, the model
     that finds the mutants of states, all that tests do with such clusters, other changes of a cluster.
     """
@@ -58,7 +58,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_minute_of_silence_under_a_stream_of_messages",
         "test_a_circuit_keeps_messages_from_failing_and_a_backlog_brings_processes",
         "test_a_minute_of_chaos",
-        "test_mypy_refuses_what_has_to_be_refused",
+        "test_pyright_refuses_what_has_to_be_refused",
         "test_a_minute_of_the_harness",
         "test_clients_reach_a_cluster_through_its_wires_alone",
         "test_nodes_that_slept_while_their_cluster_changed_settle_nothing_twice",

@@ -44,15 +44,16 @@ def test_there_is_something_to_refuse(file: Path, at_least: int) -> None:
     assert len(refused(file)) >= at_least
 
 
-@pytest.mark.long
 def test_mypy_refuses_what_has_to_be_refused(tmp_path: Path) -> None:
     bares = [without_ignores(file, tmp_path) for file in FILES]
-    said = check("mypy", "--no-error-summary", "--hide-error-context", *map(str, (*FILES, *bares)))
+    said = check("mypy", "--no-incremental", "--no-error-summary", "--hide-error-context", *map(str, (*FILES, *bares)))
     found = {(Path(path).name, int(line)) for path, line in re.findall(r"^(.*?):(\d+): error: .*$", said, re.MULTILINE)}
     assert found == {(bare.name, line) for file, bare in zip(FILES, bares, strict=True) for line in refused(file)}, said
 
 
+@pytest.mark.long  # It is larger than all that the other tests want together, so it is in an extra of its own.
 def test_pyright_refuses_what_has_to_be_refused(tmp_path: Path) -> None:
+    pytest.importorskip("basedpyright", reason="basedpyright is in the extra `check`")
     bares = [without_ignores(file, tmp_path) for file in FILES]
     for file in FILES:
         (tmp_path / file.name).write_text(file.read_text())
