@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
 
 import pytest
 
@@ -14,6 +16,13 @@ from actorwork.streams import keys, plans, runs, scripts
 from actorwork.streams.transport.commands import Script
 
 _SIZES = re.compile(r"(?m)((?:SENT_AT_ONCE =|FORGOTTEN_AT_ONCE =|\bat_once =|\bcloses =) *)\d+")
+
+
+@cache  # It reads the texts of sixty scripts.
+def _scripts_of(size: int) -> Mapping[str, Script]:
+    """Return the scripts of runs as they are with pages of `size`, by their names."""
+    found = {name: one for name, one in vars(scripts).items() if isinstance(one, Script) and _SIZES.search(one.source)}
+    return {name: Script(one.name, _SIZES.sub(rf"\g<1>{size}", one.source)) for name, one in found.items()}
 
 
 def let_callers_die(patch: pytest.MonkeyPatch) -> None:
@@ -46,13 +55,10 @@ def let_nodes_rest(patch: pytest.MonkeyPatch) -> None:
 
 def use_small_pages(patch: pytest.MonkeyPatch, size: int) -> None:
     """Let each script, and transaction, do as much of a run as `size` steps. Call it before a broker is opened."""
-    changed = 0
-    for name, one in vars(scripts).copy().items():
-        if isinstance(one, Script) and _SIZES.search(one.source):
-            source = _SIZES.sub(rf"\g<1>{size}", one.source)
-            patch.setattr(scripts, name, Script(one.name, source))
-            changed += 1
-    assert changed > 5, "the scripts call their sizes by other names"
+    changed = _scripts_of(size)
+    assert len(changed) > 5, "the scripts call their sizes by other names"
+    for name, script in changed.items():
+        patch.setattr(scripts, name, script)
     patch.setattr(rules, "AT_ONCE", size)
     patch.setattr(keys, "SENT_AT_ONCE", size)
     patch.setattr(plans, "NEXT_AT_ONCE", size)
