@@ -19,7 +19,8 @@
     take_over.after       received the entries that it took over; they are not offered to an actor yet
     publish.before        been asked to publish; nothing is sent
     publish.after         received the reply that its messages are stored; the sender does not know
-    page.kept             kept a page of a run that the settlement of a delivery will start
+    page.kept             kept a page of a run that the settlement of a delivery will start, at Redis
+    rows.kept             kept a page of a run that it will start itself, or by a settlement, in the embedded broker
     fire.before           decided that a trigger fires; nothing is sent
     fire.after            received the reply that it has fired; it has not acted on it
     outbox.before         decided to forward what is in an outbox; it has not been read
@@ -70,6 +71,7 @@ POINTS: Final = frozenset(
         "fire.before",
         "fire.after",
         "page.kept",
+        "rows.kept",
         "outbox.before",
         "outbox.sent",
         "outbox.after",

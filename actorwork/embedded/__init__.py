@@ -24,7 +24,8 @@
     store          what is done inside a transaction, in SQL; it has a file for each of its tables:
                    settling, reading, cancellation, dead_letters, delay_queue, key_queues, uniques, outcomes, leases,
                    seen (message ids), sources (their numbers)
-    runs           runs of workflows, by the rules of policy/runs; run_book has what these see of one of them
+    runs           runs of workflows, by the rules of policy/runs; run_book has what these see of one of them,
+                   loose_rows the steps of those that are to be started, or were deleted; kept_ahead writes the former
     transaction    what the parts of the store share while one is open
     rows           what the rows hold, and how messages get in and out of them
     location       which file a URL names, and what to say when that file cannot be used

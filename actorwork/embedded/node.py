@@ -359,7 +359,7 @@ class EmbeddedNode:
             self._idle = None
 
     async def keep_ahead(self, delivery: Delivery, ack: Ack) -> Ack | None:
-        return ack
+        return await _kept_ahead(self._writer, delivery, ack)
 
     async def publish_fenced(
         self,
@@ -455,6 +455,12 @@ def _refusal(order: SettleOrder) -> events.Fenced | events.StaleState:
     if order.found is None or change is None:
         return events.Fenced(order.delivery, order.group, order.settlement)
     return events.StaleState(order.delivery, order.group, change.version, order.found)
+
+
+async def _kept_ahead(writer: Writer, delivery: Delivery, ack: Ack) -> Ack | None:
+    from actorwork.embedded.kept_ahead import kept_ahead  # noqa: PLC0415 - most programs have no workflows
+
+    return await kept_ahead(writer, delivery.token, ack)
 
 
 def _publish(

@@ -12,9 +12,8 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
+from actorwork.embedded.loose_rows import BODY, LooseRows, Page, new_name, pages_of
 from actorwork.embedded.run_book import (
-    ADD_STEP,
-    ADD_WAIT,
     ENDED,
     HELD,
     SENT,
@@ -23,8 +22,6 @@ from actorwork.embedded.run_book import (
     RunOutlets,
     StepRows,
     end_from,
-    step_values,
-    wait_values,
 )
 from actorwork.embedded.states import OVER
 from actorwork.embedded.transaction import StepEnd, Transaction
@@ -59,6 +56,7 @@ class RunTable:
         self._transaction = transaction
         self._execute = transaction.execute
         self._outlets = outlets
+        self.loose = LooseRows(transaction)
 
     def __repr__(self) -> str:
         return "<RunTable>"
@@ -66,9 +64,20 @@ class RunTable:
     # ---- what begins and ends them ----
 
     def start(self, plan: Plan) -> bool:
-        """Store a run and send its first steps; return False if there is a run with this id."""
+        """Store a run and send its first steps; return False if there is a run with this id.
+
+        The steps of a large one were kept before, under the name `plan.ahead`.
+        """
+        rows = plan.ahead
         if self._execute("select 1 from runs where run = ?", (plan.id,)).fetchone() is not None:
+            if rows is not None:
+                self.loose.leave(rows)
             return False
+        is_whole = rows is None or self.loose.take(rows)
+        if rows is None:
+            rows = new_name()
+            for page in pages_of(plan, rows):
+                self.loose.write(page)
         now = self._transaction.now
         deadline = None if plan.deadline is None else now + plan.deadline
         rest = {
@@ -77,32 +86,28 @@ class RunTable:
             "heir": None if plan.heir is None else _heir_row(plan.heir),
         }
         total = len(plan.steps)
+        page = Page(rows)
+        page.add_result(len(plan.needs_of_result))
+        kept_rest = page.put(RESULT, json.dumps(rest))
         self._execute(
             "insert into runs"
-            " (run, home, title, status, reason, total, open, holds, ttl, deadline, rest, started, secret)"
-            " values (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
+            " (run, home, title, status, reason, total, open, holds, ttl, deadline, rest, started, secret, rows)"
+            " values (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 plan.id, plan.home, plan.title, Status.PENDING, total, total, plan.holds, plan.results_ttl, deadline,
-                json.dumps(rest), now, os.urandom(8).hex(),
+                kept_rest, now, os.urandom(8).hex(), rows,
             ),
         )  # fmt: skip
-        steps = [step_values(plan.id, number, step, step_row(step)) for number, step in enumerate(plan.steps)]
-        steps.append((plan.id, RESULT, "the result", "result", "{}", len(plan.needs_of_result), False))
-        self._transaction.executemany(ADD_STEP, steps)
-        self._transaction.executemany(
-            ADD_WAIT,
-            [
-                wait_values(plan.id, step, dependent)
-                for step, dependents in plan.dependents().items()
-                for dependent in dependents
-            ],
-        )
+        self.loose.write(page)
         if deadline is not None:
             self._transaction.is_delayed_until(deadline)
-        if plan.heir is None or self._adopt(plan.id, plan.heir):
-            rules.begin(self._book(plan.id))
+        book = self._book(plan.id)
+        if plan.heir is not None and not self._adopt(plan.id, plan.heir):
+            rules.begin_in_vain(book, f"the run of {plan.heir.id!r} has ended")
+        elif is_whole:
+            rules.begin(book)
         else:
-            rules.begin_in_vain(self._book(plan.id), f"the run of {plan.heir.id!r} has ended")
+            book.finish(Status.FAILURE, "its steps were kept too long before it was started, and were deleted")
         return True
 
     def _adopt(self, child: str, heir: Heir) -> bool:
@@ -118,7 +123,7 @@ class RunTable:
             return True
         if book.message_of(number) != heir.id:
             return False
-        self._execute("update steps set child = ? where run = ? and step = ?", (child, run, number))
+        self._execute("update steps set child = ? where run = ? and step = ?", (child, book.rows, number))
         return book.status in rules.OPEN
 
     def join(self) -> None:
@@ -159,9 +164,13 @@ class RunTable:
     def promote(self) -> None:
         """End what waited for a time: naps, signals that did not come, runs past their deadlines."""
         now = self._transaction.now
-        due = self._execute("select run, step, kind, name from steps where due <= ? order by due", (now,)).fetchall()
-        for run, step, kind, name in due:  # No more than there are naps and signals that have a limit.
-            self._execute("update steps set due = null where run = ? and step = ?", (run, step))
+        due = self._execute(
+            "select r.run, s.run, step, kind, name from steps s join runs r on coalesce(r.rows, r.run) = s.run"
+            " where due <= ? order by due",
+            (now,),
+        ).fetchall()
+        for run, rows, step, kind, name in due:  # No more than there are naps and signals that have a limit.
+            self._execute("update steps set due = null where run = ? and step = ?", (rows, step))
             end = End("done") if kind == "nap" else End("expired", failure=Failure("Expired", f"no signal {name!r}"))
             rules.end_step(self._book(run), step, end)
         late = self._execute("select run from runs where deadline <= ? and finished is null", (now,)).fetchall()
@@ -181,11 +190,12 @@ class RunTable:
         ).fetchone()
         return min((due for due in found if due is not None), default=None)
 
-    def prune(self) -> None:
-        """Delete runs whose results are kept no longer."""
+    def prune(self) -> bool:
+        """Delete runs whose results are kept no longer, and a page of their steps; return whether there is more."""
         gone = self._execute("select run from runs where expires <= ?", (self._transaction.now,)).fetchall()
         for (run,) in gone:
             self._delete(run)
+        return self.loose.prune()
 
     # ---- what a client orders ----
 
@@ -237,7 +247,8 @@ class RunTable:
         if book is None or book.status not in rules.OPEN:
             return None
         row = self._execute(
-            "select body from steps where run = ? and name = ? and kind = 'signal' and state <> 2", (run, name)
+            f"select {BODY} from steps where run = ? and name = ? and kind = 'signal' and state <> 2",
+            (book.rows, name),
         ).fetchone()
         return None if row is None else step_from(json.loads(row[0])).type
 
@@ -247,27 +258,29 @@ class RunTable:
         if book is None or book.status not in rules.OPEN:
             return False
         row = self._execute(
-            "select step, state from steps where run = ? and name = ? and kind = 'signal'", (run, name)
+            "select step, state from steps where run = ? and name = ? and kind = 'signal'", (book.rows, name)
         ).fetchone()
         if row is None or row[1] == ENDED:
             return False
-        done = self._execute("insert or ignore into signals (run, name, value) values (?, ?, ?)", (run, name, value))
+        values = (book.rows, name, value)
+        done = self._execute("insert or ignore into signals (run, name, value) values (?, ?, ?)", values)
         if done.rowcount and row[1] == SENT:
-            self._execute("update steps set due = null where run = ? and step = ?", (run, row[0]))
+            self._execute("update steps set due = null where run = ? and step = ?", (book.rows, row[0]))
             rules.end_step(book, row[0], End("done", value))
         return done.rowcount == 1
 
-    def forget(self, run: str) -> bool:
-        """Delete a run that is over; return whether there was one."""
+    def forget(self, run: str) -> str | None:
+        """Delete a run that is over; return under which name its rows are loose now, None if there is no such run."""
         book = self._find(run)
         if book is None or not book.status.is_final or book.is_closing:
-            return False
+            return None
         self._delete(run)
-        return True
+        return book.rows
 
     def _delete(self, run: str) -> None:
-        for table in ("runs", "steps", "waits", "grown", "signals"):
-            self._execute(f"delete from {table} where run = ?", (run,))
+        (rows,) = self._execute("select coalesce(rows, run) from runs where run = ?", (run,)).fetchone()
+        self._execute("delete from runs where run = ?", (run,))
+        self.loose.leave(rows)
 
     # ---- what a client reads; needs no transaction ----
 
@@ -283,15 +296,16 @@ class RunTable:
         return [self._info(row) for row in rows]
 
     def steps(self, run: str) -> Sequence[StepInfo]:
+        name = self._rows_of(run)
         rows = self._execute(
-            "select step, name, kind, state, attempt, body, how, value, failure, caused from steps"
+            f"select step, name, kind, state, attempt, {BODY}, how, value, failure, caused from steps"
             " where run = ? and kind <> 'result' order by step",
-            (run,),
+            (name,),
         ).fetchall()
         added: dict[int, set[int]] = {}
         for dependent, step in self._execute(
             "select dependent, step from waits where run = ? and step in (select step from grown where run = ?)",
-            (run, run),
+            (name, name),
         ):
             added.setdefault(dependent, set()).add(step)
         steps = [_step_info(run, row, added.get(row[0], ())) for row in rows]
@@ -304,16 +318,17 @@ class RunTable:
 
     def _info(self, row: Sequence[Any]) -> RunInfo:
         run, title, status, reason, total, left, started, finished, result, late = row
-        failures = StepRows(self._execute, run).failures(MOST_FAILURES)
+        rows = self._rows_of(run)
+        failures = StepRows(self._execute, rows).failures(MOST_FAILURES)
         waiting = self._execute(
             "select name from steps indexed by steps_asking"
             " where run = ? and kind = 'signal' and state = 1 order by step",
-            (run,),
+            (rows,),
         ).fetchall()
         held = self._execute(
             "select name, how, value, failure, caused from steps indexed by steps_held"
             " where run = ? and state = 3 order by step limit ?",
-            (run, MOST_FAILURES - len(failures)),
+            (rows, MOST_FAILURES - len(failures)),
         ).fetchall()
         return RunInfo(
             id=run,
@@ -329,6 +344,11 @@ class RunTable:
             failures=(*failures, *((name, end_from(*end)) for name, *end in held)),
             late_ends=late,
         )
+
+    def _rows_of(self, run: str) -> str:
+        """Return what the rows of the steps of a run have in their column `run`; "" if there is no such run."""
+        found = self._execute("select coalesce(rows, run) from runs where run = ?", (run,)).fetchone()
+        return "" if found is None else found[0]
 
     def _find(self, run: str) -> RunBook | None:
         row = self._execute("select 1 from runs where run = ?", (run,)).fetchone()

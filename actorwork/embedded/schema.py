@@ -13,7 +13,7 @@ from typing import Final
 
 APPLICATION: Final = 0x61637477
 """SQLite's application id of our files: "actw"."""
-VERSION: Final = 2
+VERSION: Final = 3
 LEVEL: Final = 1 << 40
 """The number of a channel is that of its source, plus this for each rank of its priority: see `rows.channel_number`."""
 SOURCE: Final = f"source & {LEVEL - 1}"
@@ -103,6 +103,13 @@ SCHEMA: Final = (
     """create table if not exists waits (
         run text not null, step integer not null, dependent integer not null, wants text not null,
         primary key (run, step, dependent)) without rowid""",
+    # Rows that belong to no run, by the name that their column `run` has: of a run that is about to be started, or that
+    # was deleted. They are deleted a page at a time, from `until` on (loose_rows.py).
+    "create table if not exists loose (rows text primary key, until real not null) without rowid",
+    # What steps and runs have in `body` and `rest`, if that is long: there it is '' then, for what is counted in these
+    # rows changes with each end of a step. That of a run has the number of its result (loose_rows.py).
+    """create table if not exists bodies (
+        run text not null, step integer not null, body text not null, primary key (run, step)) without rowid""",
     # The steps that were added to groups later on, beside those in the templates.
     """create table if not exists grown (
         run text not null, grp integer not null, step integer not null, primary key (run, grp, step)) without rowid""",
@@ -175,6 +182,10 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("runs", "late", "integer not null default 0"),
     # What tells a run from others that have had its id.
     ("runs", "secret", "text"),
+    # What the rows of its steps have in their column `run`; null for its id, as an earlier version wrote it.
+    ("runs", "rows", "text"),
+    # Of a run that is closed: the steps from this one on have ended.
+    ("runs", "closed", "integer"),
     # Whether something of a large run is left to later transactions, how far it is put back to be tried again, how
     # often it was, and whether only those steps are that have `again`; `ends` numbers the ends. `told`: of a step that
     # has ended, the last of its dependents that knows.
@@ -199,6 +210,11 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
 
 INDEXES: Final = (
     "create index if not exists runs_with_more on runs (run) where more",
+    "create index if not exists runs_by_rows on runs (coalesce(rows, run))",
+    "create index if not exists loose_by_time on loose (until)",
+    "create index if not exists steps_unsuccessful on steps (run) where state = 2 and how <> 'done'",
+    "create index if not exists steps_undoable on steps (run, place) where undoes = 1 and how = 'done'",
+    "create index if not exists steps_undoing on steps (run) where undoes = 2",
     "create index if not exists steps_spreading on steps (run, step) where told is not null",
     # Nothing is in them of messages that have neither a key nor a unique key.
     f"create index if not exists entries_of_key on entries (key, {SOURCE}) where key is not null",

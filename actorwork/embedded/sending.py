@@ -262,7 +262,11 @@ class EmbeddedRuns:
         return f"<EmbeddedRuns of {self._writer.location}>"
 
     async def start(self, plan: Plan) -> bool:
-        return await self._writer.ask(lambda store: store.runs.start(plan), rows=2 * len(plan.steps))
+        from actorwork.embedded.kept_ahead import kept  # noqa: PLC0415 - most programs have no workflows
+
+        plan = await kept(self._writer, plan) or plan
+        is_new = await self._writer.ask(lambda store: store.runs.start(plan), rows=2 * min(len(plan.steps), CHUNK))
+        return is_new if plan.ahead is None else await self._all(plan.id, is_new)
 
     async def info(self, run: str) -> RunInfo | None:
         return await self._writer.ask(lambda store: store.runs.info(run), writes=False)
@@ -309,7 +313,12 @@ class EmbeddedRuns:
         return await self._writer.ask(lambda store: store.runs.signal(run, name, value.decode()))
 
     async def forget(self, run: str) -> bool:
-        return await self._writer.ask(lambda store: store.runs.forget(run))
+        rows = await self._writer.ask(lambda store: store.runs.forget(run))
+        if rows is None:
+            return False
+        while not await self._writer.ask(lambda store: store.runs.loose.delete(rows), rows=CHUNK):
+            pass
+        return True
 
 
 class EmbeddedStates:

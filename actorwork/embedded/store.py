@@ -363,14 +363,14 @@ class Store:
     def prune(self) -> bool:
         """Delete what has expired: outcomes, replies that were not fetched, ids a day after their messages.
 
-        Return whether there is more: of the states of entities no more than `MANY` go at once.
+        Return whether there is more: of the states of entities, and of steps of runs, no more than some go at once.
         """
         now = self.now
         self.outcomes.prune()
         self.states.prune()
         self._uniques.prune()
-        if self._execute("select exists (select 1 from runs where expires <= ?)", (now,)).fetchone()[0]:
-            self.runs.prune()
+        gone = "select exists (select 1 from runs where expires <= ?) or exists (select 1 from loose where until <= ?)"
+        has_more = bool(self._execute(gone, (now, now)).fetchone()[0]) and self.runs.prune()
         self._execute("delete from shared where expires <= ? and (fence = 0 or expires <= ?)", (now, now - FENCE_KEPT))
         expired = "select source, grp, key from entities where expires <= ? limit ?"
         states = self._execute(expired, (now, MANY)).fetchall()
@@ -387,7 +387,7 @@ class Store:
         for source, born in oldest:
             self._execute("update seen set alive = ? where source = ? and touched >= ?", (now, source, born))
         self._execute("delete from seen where touched < ? and alive < ?", (now - DAY, now - DAY))
-        return len(states) == MANY
+        return has_more or len(states) == MANY
 
 
 def _row_of(source: int, one: EnvelopeRow, now: float) -> tuple[Any, ...]:

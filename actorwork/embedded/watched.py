@@ -106,6 +106,6 @@ _VERSIONS: Final = (
 )
 _VERSIONS_OF_RUNS: Final = (
     "select run, status, open, total, finished, (select group_concat(step) from steps s"
-    " where s.run = runs.run and kind = 'signal' and state = 1)"
+    " where s.run = coalesce(runs.rows, runs.run) and kind = 'signal' and state = 1)"
     " from runs where run in (select value from json_each(?))"
 )

@@ -38,6 +38,7 @@ from actorwork import (
 )
 from actorwork.brokers import open_broker
 from actorwork.message import RESULT_TTL, Envelope
+from actorwork.policy.runs import rules
 from actorwork.streams import keys
 from actorwork.telemetry.configuring import configure
 from actorwork.testing.ledger import Ledger
@@ -235,7 +236,7 @@ class Parent(Actor):
 
     @receive
     async def spread(self, message: Spread) -> int:
-        keys.SENT_AT_ONCE = 3  # type: ignore[misc]  # pyright: ignore[reportConstantRedefinition]
+        keys.SENT_AT_ONCE = rules.AT_ONCE = 3  # type: ignore[misc]  # pyright: ignore[reportConstantRedefinition]
         members = group(step(Member, Double(number)) for number in message.numbers)
         return self.context.continue_with(step(Joiner, Join(message.name, members.results)))
 

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 
+from actorwork.embedded import loose_rows
 from actorwork.embedded.run_book import RunBook
 from actorwork.embedded.sending import EmbeddedRuns
 from actorwork.message import Status
@@ -60,6 +61,7 @@ def use_small_pages(patch: pytest.MonkeyPatch, size: int) -> None:
     for name, script in changed.items():
         patch.setattr(scripts, name, script)
     patch.setattr(rules, "AT_ONCE", size)
+    patch.setattr(loose_rows, "LONG", 1)
     patch.setattr(keys, "SENT_AT_ONCE", size)
     patch.setattr(plans, "NEXT_AT_ONCE", size)
     patch.setattr(runs, "_FORGOTTEN_AT_ONCE", size)

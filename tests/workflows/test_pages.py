@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -13,8 +14,10 @@ import redis
 from actorwork import MessageFailed
 from actorwork.abc import Broker
 from actorwork.brokers import open_broker
+from actorwork.embedded import kept_ahead as kept_in_file, loose_rows
+from actorwork.embedded.store import Store
 from actorwork.message import Delivery, Envelope, Failure, Status
-from actorwork.policy.runs.values import Gather, Need, Plan
+from actorwork.policy.runs.values import RESULT, Gather, Need, Plan
 from actorwork.policy.settlement import Ack, Fail
 from actorwork.streams import kept_ahead
 from actorwork.streams.broker import RedisBroker
@@ -132,6 +135,19 @@ async def test_all_that_need_a_failed_step_are_cancelled_and_the_run_ends_only_t
         }
 
 
+async def test_the_many_that_need_a_step_are_counted_page_by_page_when_it_is_put_back(open_stage: OpenStage) -> None:
+    async with open_stage() as stage:
+        (first,) = notes(1)
+        run = await stage.client.start(group([step(Calculator, Text(first.result)) for _ in range(9)]))
+        async with stage.open_system((Calculator, Broken)):
+            with pytest.raises(MessageFailed, match="no paper"):
+                await run.result()
+        assert await run.retry()
+        async with stage.open_system():
+            assert await run.result() == ["noted 0"] * 9
+        assert (await run.info()).done == 10
+
+
 # ---- what ends while steps are put back ----
 
 
@@ -218,11 +234,12 @@ async def test_a_handler_continues_with_a_run_of_many_pages(
     open_stage: OpenStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages: list[int] = []
-    monkeypatch.setattr(kept_ahead, "_PAGE", lambda: pages.append(1))
+    for module in (kept_ahead, kept_in_file):
+        monkeypatch.setattr(module, "_PAGE", lambda: pages.append(1))
     async with open_stage() as stage, stage.open_system():
         assert await stage.client.ref(Calculator).ask(SumOfSquares([1, 2, 3, 4, 5])) == 55
-        if hasattr(stage.broker.runs, "_finish"):
-            assert len(pages) >= 3
+        assert len(pages) >= 3
+        if isinstance(stage.broker, RedisBroker):
             assert await stage.broker.client.call("KEYS", "*flow:*:*:steps") == []
 
 
@@ -301,3 +318,176 @@ async def test_a_run_whose_pages_were_not_kept_fails_and_says_so(redis_url: str)
         assert info is not None
         assert info.status is Status.FAILURE
         assert "were not kept" in info.reason
+
+
+# ---- rows that belong to no run, in the embedded broker ----
+
+
+TABLES = ("steps", "waits", "bodies", "grown", "signals", "loose")
+
+
+class Died(Exception):
+    pass
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """Let whoever keeps pages of a run die after so many of them."""
+    pages = itertools.count(1)
+
+    def die() -> None:
+        if next(pages) == page:
+            raise Died
+
+    monkeypatch.setattr(kept_in_file, "_PAGE", die)
+
+
+async def in_store(broker: MemoryBroker, run: Callable[[Store], Any]) -> Any:
+    return await broker._writer.ask(run)  # pyright: ignore[reportPrivateUsage]
+
+
+async def rows_of(broker: MemoryBroker) -> tuple[int, int]:
+    """Return how many steps the file has, and how many names of rows that belong to no run."""
+
+    def count(store: Store) -> tuple[int, int]:
+        found = [store.execute(f"select count(*) from {table}").fetchone()[0] for table in TABLES]
+        assert found[0] or not any(found), "what belongs to steps is left without them"
+        return found[0], found[-1]
+
+    return await in_store(broker, count)
+
+
+async def age(broker: MemoryBroker) -> None:
+    """Let the time be up of all that is kept for a time."""
+
+    def age(store: Store) -> None:
+        store.execute("update loose set until = 0")
+        store.execute("update runs set expires = 0 where expires is not null")
+
+    await in_store(broker, age)
+
+
+async def pruned(broker: MemoryBroker) -> int:
+    """Delete what is loose for long enough; return how many transactions that takes."""
+    for turn in itertools.count(1):
+        if not await in_store(broker, Store.prune):
+            return turn
+    raise AssertionError
+
+
+async def test_a_client_that_dies_between_the_pages_of_a_run_has_begun_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker, run = MemoryBroker(), "dies"
+    plan = plan_of(run, SOURCE)
+    for page in (1, 2, 3):
+        with monkeypatch.context() as dying, pytest.raises(Died):
+            die_at(dying, page)
+            await broker.runs.start(plan)
+        assert await broker.runs.info(run) is None
+        assert await broker.runs.list() == await broker.runs.steps(run) == []
+        assert not await broker.runs.cancel(run, "there is none")
+        assert await broker.backlog(SOURCE) == 0
+    # The same id is free; what it begins has nothing to do with those rows.
+    assert await broker.runs.start(plan)
+    assert not await broker.runs.start(plan)
+    info = await broker.runs.info(run)
+    assert info is not None
+    assert (info.status, info.done, info.total, await broker.backlog(SOURCE)) == (Status.STARTED, 0, 4, 3)
+    await pruned(broker)
+    left, loose = await rows_of(broker)
+    assert (left > 5, loose) == (True, 3)  # That run and its result; of those that died, of which one kept half.
+    await age(broker)
+    assert await pruned(broker) > 1
+    assert await rows_of(broker) == (5, 0)
+    assert await broker.runs.info(run) == info
+
+
+async def test_a_run_whose_rows_were_deleted_before_it_is_started_fails_and_says_so() -> None:
+    broker = MemoryBroker()
+    async with open_consumer(broker, SOURCE, group="by hand") as hands:
+        await broker.publish([Envelope(SOURCE, "begin", b"1", headers={})])
+        (delivery,) = await taken(hands, 1)
+        ack = await hands.node.keep_ahead(delivery, Ack(starts=(plan_of("late", SOURCE),)))
+        assert ack is not None
+        await age(broker)
+        await pruned(broker)
+        await hands.settle(delivery, ack)
+        info = await broker.runs.info("late")
+        assert info is not None
+        assert info.status is Status.FAILURE
+        assert "kept too long before it was started" in info.reason
+        assert await broker.runs.forget("late")
+        assert await rows_of(broker) == (0, 0)
+
+
+async def test_a_delivery_that_belongs_to_another_node_keeps_no_rows_ahead() -> None:
+    broker = MemoryBroker()
+    async with open_consumer(broker, SOURCE, group="by hand") as hands:
+        await broker.publish([Envelope(SOURCE, "begin", b"1", headers={})])
+        (delivery,) = await taken(hands, 1)
+        plan = plan_of("lost", SOURCE)
+        former = stories.attrs.evolve(delivery, token=delivery.token._replace(given=delivery.token.given + 1))
+        assert await hands.node.keep_ahead(former, Ack(starts=(plan,))) is None
+        assert await hands.node.keep_ahead(former, Ack(continues=plan)) is None
+        assert await rows_of(broker) == (0, 0)
+
+
+async def test_the_rows_of_a_forgotten_run_are_deleted_though_its_client_dies_after_the_first_page() -> None:
+    broker = MemoryBroker()
+    await broker.runs.start(plan_of("gone", SOURCE))
+    await broker.runs.cancel("gone", "enough")
+    assert await in_store(broker, lambda store: store.runs.forget("gone")) is not None  # And the client dies.
+    assert await broker.runs.info("gone") is None
+    assert await rows_of(broker) == (5, 1)
+    assert await broker.runs.start(plan_of("gone", SOURCE))  # Its id is free at once.
+    assert await pruned(broker) > 1
+    assert await rows_of(broker) == (5, 0)
+    assert await broker.runs.cancel("gone", "enough")
+    assert await broker.runs.forget("gone")
+    assert await rows_of(broker) == (0, 0)
+
+
+async def test_runs_that_have_expired_are_deleted_page_by_page() -> None:
+    broker = MemoryBroker()
+    for number in range(3):
+        await broker.runs.start(plan_of(f"{number}", SOURCE))
+        await broker.runs.cancel(f"{number}", "enough")
+    await pruned(broker)
+    assert len(await broker.runs.list()) == 3
+    await age(broker)
+    assert await pruned(broker) > 3
+    assert await rows_of(broker) == (0, 0)
+    assert await broker.runs.list() == []
+
+
+async def test_a_run_that_an_earlier_version_has_begun_goes_on_and_is_forgotten() -> None:
+    """Its steps have its id where others have a name of their own, and their bodies in their rows."""
+    broker = MemoryBroker()
+
+    def as_before(store: Store) -> None:
+        store.execute(f"update steps set body = {loose_rows.BODY}")
+        store.execute("update runs set rest = (select body from bodies where step = ?)", (RESULT,))
+        store.execute("delete from bodies")
+        for table in ("steps", "waits"):
+            store.execute(f"update {table} set run = 'old' where run = (select rows from runs where run = 'old')")
+        store.execute("update runs set rows = null")
+
+    async with open_consumer(broker, SOURCE, group="by hand") as hands:
+        await broker.runs.start(plan_of("old", SOURCE))
+        await in_store(broker, as_before)
+        first, second, third = await taken(hands, 3)
+        await hands.settle(second, Fail(Failure("ValueError", "as it happens")))
+        await hands.settle(first, Ack(b"1"))
+        await hands.settle(third, Ack(b"3"))
+        assert [one.status for one in await broker.runs.steps("old")][:2] == [Status.SUCCESS, Status.HELD]
+        assert await broker.runs.retry("old")
+        (again,) = await taken(hands, 1)
+        await hands.settle(again, Ack(b"2"))
+        (body,) = await taken(hands, 1)
+        assert body.payload == b"[1,2,3]"
+        await hands.settle(body, Ack(b"6"))
+        info = await broker.runs.info("old")
+        assert info is not None
+        assert (info.status, info.result) == (Status.SUCCESS, "6")
+        assert await broker.runs.forget("old")
+        assert await rows_of(broker) == (0, 0)
