@@ -170,7 +170,7 @@ async def calibrate_looks(url: str, client: Any, base: float, costs: Costs, pace
             mailbox.node, mailbox.subscription = one, subscription
             (part,) = one._intake.parts  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             stream = "fleet-0"
-            looked = (GROUP, one.incarnation, 1000, keys.prefix(stream), 1, 0)
+            looked = (GROUP, one.incarnation, 1000, keys.prefix(stream), 1, 0, 0)
 
             async def cost(call: Callable[[], Any]) -> float:
                 began, before, count = trio.current_time(), used(client), 0

@@ -15,7 +15,7 @@ settlement reaches the object that is over, and is refused, instead of the one t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
@@ -31,6 +31,9 @@ from actorwork.streams.transport.redis_py import InvalidResponse
 if TYPE_CHECKING:
     from actorwork.policy.entities import StateChange
     from actorwork.streams.lives import Life
+
+
+_SHORT_TOO_OFTEN: Final = 3
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -225,6 +228,16 @@ class InFlightEntries:
         else:
             self.plain.append(silent)
         self.begun += 1
+
+    def is_short(self, pending: int) -> bool:
+        """Return whether a reply was lost: more entries are pending under our name than in flight, several times in a
+        row. Once, a reply may be on its way.
+        """
+        self.short = self.short + 1 if pending > len(self.deliveries) else 0
+        if self.short < _SHORT_TOO_OFTEN:
+            return False
+        self.short = 0
+        return True
 
     def end(self) -> tuple[list[Delivery], list[Item]]:
         """End with the incarnation; return the settlements that are still queued."""

@@ -80,6 +80,14 @@ class Intake:
     def of(self, subscription: Subscription) -> list[SourceSet]:
         return [part.source_set for part in self.parts if part.subscription is subscription]
 
+    def reclaimers(self, subscription: Subscription) -> list[Reclaimer]:
+        return [part.reclaimer for part in self.parts if part.subscription is subscription]
+
+    def look_soon(self) -> None:
+        """Look at all sources within a second."""
+        for part in self.parts:
+            part.reclaimer.look_soon()
+
     def run(self, nursery: trio.Nursery) -> None:
         """Begin to read, in a nursery whose cancellation ends it. Never waits."""
         self._tasks = nursery

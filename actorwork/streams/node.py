@@ -138,6 +138,7 @@ class RedisNode(Node):
             source_set,
             on_no_lease=self._lease.check,
             on_lost=self._on_lost,
+            fellows=lambda: self._intake.reclaimers(subscription),
             survey=survey,
         )
         reader = Reader(
@@ -161,7 +162,11 @@ class RedisNode(Node):
         return self._incarnation
 
     def check_lease(self) -> None:
-        """See now whether the lease is still there: the server may have restarted, or another one be the primary."""
+        """See now whether the lease is still there: the server may have restarted, or another one be the primary.
+
+        Look at the sources, too: no notice has arrived while the connection was lost.
+        """
+        self._intake.look_soon()
         if self._may_move:
             self._lease.check()
 

@@ -10,6 +10,12 @@ So of all nodes that have a source in common one maintains it, and the others as
 costs a fraction. No node leads: the first that asks when it is time maintains. What a node itself is asked for
 (`maintain_within`) it does whatever others have done.
 
+On a cluster each node may read hundreds of shards, as many as there are primaries, and so may hundreds of nodes. If
+each of them looked at each shard every second, a primary would get more looks the more primaries there are. So of all
+nodes that have room 16 in a second look at a shard, and a node looks at four of its shards in a second at least. If
+most nodes end at once, it therefore soon meets a shard that none has maintained, and then looks at all of them. While a
+message of a shard is in flight here, the node looks at that shard every second: the message may be cancelled.
+
 Entries that are taken over reach the sink as those that are read. The script call is shielded for two seconds: if the
 task stopped waiting for the reply, the entries would be pending under our name without our knowledge. If the reply is
 lost all the same, `recover` looks for them.
@@ -19,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -57,13 +63,18 @@ _IDLE_EVERY: Final = 2.0
 """Seconds between the looks of a node that has nothing in flight, if there are more than a few nodes: there is always
 another one that looks sooner.
 """
+_FURTHEST: Final = 10.0
+"""The same at most, if it looks at several others of its source sets in each second."""
+_LOOKS: Final = 4
+"""How many looks in a second that are."""
+_STALE: Final = 1.0
+"""Seconds after which some node should have maintained, for long enough that those which look may have ended."""
 _OWN_LOOKED_FOR: Final = 100
 """Entries that each look counts; a node with more in flight counts them less often."""
 _SPACING: Final = 0.01
 """Seconds between two calls of the script, at least: messages that become due in between are promoted together."""
 _PATIENCE: Final = 2.0
 _LARGEST_CLAIM: Final = 500
-_SHORT_TOO_OFTEN: Final = 3
 _REPORTED: Final = 15
 """How many values lua/maintain.lua returns for each stream."""
 _BEFORE: Final = failpoint("take_over.before")
@@ -77,19 +88,31 @@ class _Times:
         self.dice = dice
         self.nodes = 1
         """How many nodes of the group there were when this one looked last."""
+        self.roomy = 1
+        """How many of them had room."""
+        self.furthest = _IDLE_EVERY
         self.looked_at = -math.inf
+        self._careful_until = -math.inf
         self._look_at = -math.inf
+        self._is_far = False
+        """The next look is too far away for what is in flight."""
+        self._glance_at = math.inf
+        """When to look if something is in flight then."""
         self._asked_at = math.inf
         self._due_at = math.inf
         """When a message is due, as this node found when it maintained, if that was its last look."""
         self._pause: trio.CancelScope | None = None
 
-    def begin_look(self, *, is_maintenance: bool) -> None:
-        self.looked_at = trio.current_time()
+    def begin_look(self, *, is_maintenance: bool) -> float:
+        """Return how many seconds ago the last look was."""
+        now = trio.current_time()
+        since, self.looked_at = now - self.looked_at, now
         self.look_every(_EVERY)
+        self._glance_at = math.inf
         self._due_at = math.inf
         if is_maintenance:
             self._asked_at = math.inf
+        return since
 
     def must_maintain(self) -> bool:
         return trio.current_time() >= min(self._asked_at, self._due_at)
@@ -107,10 +130,32 @@ class _Times:
     def look_within(self, seconds: float) -> None:
         self._look_at = min(self._look_at, self._wake_within(seconds))
 
-    def every(self, *, is_idle: bool) -> float:
-        return _IDLE_EVERY if is_idle and self.nodes > _FEW else _EVERY
+    def look_soon(self) -> None:
+        """Look within a second, and not rarely for a while."""
+        self._careful_until = trio.current_time() + _FURTHEST
+        self.look_within(self.dice() * _EVERY)
+
+    def glance_soon(self) -> None:
+        """Look in a second, if something is in flight then. Called for each read."""
+        if self._is_far and self._glance_at == math.inf:
+            self._glance_at = self._wake_within(_EVERY * (1 - _SPREAD * self.dice()))
+
+    def is_glance(self) -> bool:
+        return trio.current_time() < min(self._asked_at, self._due_at, self._look_at)
+
+    def end_glance(self) -> None:
+        self._glance_at = math.inf
+
+    def every(self) -> float:
+        """Return how many seconds pass between two looks of a node that has nothing in flight."""
+        if self.nodes <= _FEW:
+            return _EVERY
+        if trio.current_time() < self._careful_until:
+            return _IDLE_EVERY
+        return max(_IDLE_EVERY, min(self.furthest, self.nodes / _FEW, self.roomy / _FEW))
 
     def look_every(self, seconds: float) -> None:
+        self._is_far = seconds > _EVERY
         self._look_at = self.looked_at + seconds * (1 - _SPREAD * self.dice())
 
     def look_after(self, seconds: float, *, is_last: bool) -> None:
@@ -123,14 +168,20 @@ class _Times:
             self._pause.deadline = min(self._pause.deadline, at)
         return at
 
+    def _next_at(self) -> float:
+        return min(self._asked_at, self._due_at, self._look_at, self._glance_at)
+
     async def sleep(self) -> None:
-        with trio.CancelScope(deadline=min(self._asked_at, self._due_at, self._look_at)) as self._pause:
+        with trio.CancelScope(deadline=self._next_at()) as self._pause:
             await trio.sleep_forever()
         self._pause = None
 
 
 class Reclaimer:
-    """Maintains one source set until cancelled. Cancelled: a run in progress is finished, within two seconds."""
+    """Maintains one source set until cancelled. Cancelled: a run in progress is finished, within two seconds.
+
+    `fellows` are the reclaimers of all source sets of the subscription, with this one.
+    """
 
     def __init__(
         self,
@@ -139,6 +190,7 @@ class Reclaimer:
         *,
         on_no_lease: Callable[[], None],
         on_lost: Callable[[InFlightEntries, Iterable[tuple[bytes, bytes]]], None],
+        fellows: Callable[[], Collection[Reclaimer]],
         survey: Survey | None = None,
         dice: Callable[[], float] = _chance.random,
     ) -> None:
@@ -154,12 +206,19 @@ class Reclaimer:
         self._held_since: float | None = None
         """Since when suspects wait that this node may not take."""
         self._survey = survey
+        self._fellows = fellows
         self._keepers: set[tuple[str, str]] = set()
         """Foreign groups that were reported, with their sources."""
-        sources.maintain_within = self.maintain_within
+        sources.reclaimer = self
+        self.look_soon = self._times.look_soon
+        self.look_while_in_flight = self._times.glance_soon
 
     def __repr__(self) -> str:
         return f"<Reclaimer of {self._sources!r}>"
+
+    @property
+    def is_looking(self) -> bool:
+        return bool(self._sources.streams)
 
     def maintain_within(self, seconds: float) -> None:
         """Request maintenance of all sources of this set within `seconds`. Never waits."""
@@ -174,13 +233,16 @@ class Reclaimer:
             return
         if self._times.is_chosen():
             self._times.ask(0)
-        elif any(in_flight.deliveries for in_flight in self._sources.by_stream.values()):
+        elif _has_in_flight(self._sources):
             self._times.look_within(self._times.dice() * _SPREAD)
 
     async def run(self) -> NoReturn:
         """Look whenever it is time: first of all, unless `maintain` has been called before."""
         while True:
             await self._times.sleep()
+            if self._times.is_glance() and not _has_in_flight(self._sources):
+                self._times.end_glance()
+                continue
             try:
                 await self.look()
             except RedisError as error:
@@ -196,16 +258,20 @@ class Reclaimer:
             await self.maintain()
             return
         await self._client.wait_connected()
-        times.begin_look(is_maintenance=False)
+        since = times.begin_look(is_maintenance=False)
         self._turn += 1
         in_flights = [sources.by_stream[stream.encode()] for stream in sources.streams_in_turn(0)]
         wanted = [_wanted(in_flight, self._turn) for in_flight in in_flights]
         levels = Counter(in_flight.source for in_flight in sources.by_stream.values())
-        is_idle = not any(in_flight.deliveries for in_flight in in_flights)
-        every = times.every(is_idle=is_idle)
-        args: list[Any] = [sources.group, sources.incarnation, round(every * 1000)]
+        if times.nodes > _FEW:
+            times.furthest = min(_FURTHEST, sum(fellow.is_looking for fellow in self._fellows()) / _LOOKS)
+        every = times.every()
+        counted = every if times.nodes <= _FEW else min(every, since)
+        args: list[Any] = [sources.group, sources.incarnation, round(counted * 1000)]
         for in_flight, count in zip(in_flights, wanted, strict=True):
             args += (in_flight.keys.prefix, count, levels[in_flight.source] - 1)
+        has_room = sources.room_at(Priority.NORMAL) > 0
+        args.append(int(not has_room))
         streams = [in_flight.stream for in_flight in in_flights]
         keys_of_all = (keys.lease(sources.incarnation) if self._survey is None else streams[0], *streams)
         try:
@@ -217,21 +283,28 @@ class Reclaimer:
         if report is None:
             self._on_no_lease()
             return
-        if not is_list_of(4, [report]) or not is_list_of(3, report[3]) or len(report[3]) != len(in_flights):
+        if not is_list_of(5, [report]) or not is_list_of(3, report[3]) or len(report[3]) != len(in_flights):
             raise InvalidResponse(f"a look got {report!r:.100} as its reply")
         if in_flights[0].is_over:
             self.maintain_within(0)
             return
-        come, due, times.nodes, found = report
+        come, due, times.nodes, found, times.roomy = report
         self._accept_own(in_flights, found, wanted)
+        if come < -_STALE * 1000 and every > _IDLE_EVERY:
+            for fellow in self._fellows():
+                fellow.look_soon()
         if come <= 0:
             await self.maintain()
             return
         if times.nodes > _FEW:
-            times.look_every(times.every(is_idle=is_idle))
+            times.look_every(times.every())
+            if _has_in_flight(sources):
+                times.glance_soon()
         else:
             # Those without room come last, since they could take nothing over.
-            times.look_after(come / 1000, is_last=sources.room_at(Priority.NORMAL) <= 0)
+            times.look_after(come / 1000, is_last=not has_room)
+        if any(in_flight.short for in_flight in in_flights):
+            times.look_within(_EVERY)
         if due >= 0 and times.is_chosen():
             times.look_within(due / 1000)
 
@@ -243,22 +316,12 @@ class Reclaimer:
             _cancel(self._sources, in_flight.name, cancelled)
             if levels:
                 learned[in_flight.source] = levels
-            if is_counted and self._is_short(in_flight, ours):
+            if is_counted and in_flight.is_short(ours):
                 is_short = True
         if learned:
             self._sources.learn(learned)
         if is_short:
             self._ask_for_recovery()
-
-    def _is_short(self, in_flight: InFlightEntries, pending: int) -> bool:
-        """Return whether a reply was lost: more entries are pending under our name than in flight, several times in a
-        row. Once, a reply may be on its way.
-        """
-        in_flight.short = in_flight.short + 1 if pending > len(in_flight.deliveries) else 0
-        if in_flight.short < _SHORT_TOO_OFTEN:
-            return False
-        in_flight.short = 0
-        return True
 
     async def maintain(self) -> None:
         """Run the script once for all sources, and note when the next message is due."""
@@ -360,7 +423,10 @@ class Reclaimer:
             nodes,
         ) in zip(in_flights, report, strict=True):
             self._times.nodes = max(self._times.nodes, nodes)
-            self._tell_of_others(in_flight.source, given_back, keepers)
+            if given_back:
+                _tell_of_taken(sources, in_flight.source, given_back)
+            if keepers:
+                _tell_of_keepers(sources, in_flight.source, keepers, self._keepers)
             if lost:
                 self._on_lost(in_flight, zip(lost[::2], lost[1::2], strict=True))
             _cancel(self._sources, in_flight.name, cancelled)
@@ -394,7 +460,7 @@ class Reclaimer:
                 sources.emit(
                     events.DeadLettered(in_flight.name, sources.group, message_id.decode(errors="replace"), crashes)
                 )
-            if self._is_short(in_flight, pending):
+            if in_flight.is_short(pending):
                 is_short = True
         if levels:
             sources.learn(levels)
@@ -418,18 +484,6 @@ class Reclaimer:
             # A node that is busy leaves them for a moment to one that is not.
             if isolation.is_idle or now - self._held_since >= LEFT_TO_OTHERS:
                 isolation.close(self)
-
-    def _tell_of_others(self, source: str, given_back: int, keepers: Sequence[bytes]) -> None:
-        """Report what others than actors did to the group, and to the stream."""
-        emit = self._sources.emit
-        if given_back:
-            _tell_of_taken(self._sources, source, given_back)
-        for name in {keeper.decode(errors="replace") for keeper in keepers}:
-            if (source, name) not in self._keepers:
-                self._keepers.add((source, name))
-                text = f"the group {name!r} of {source!r} is no actor's, and keeps entries that all actors have settled"
-                advice = f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}"
-                emit(events.BrokerAdvice(text, advice, "groups"))
 
     def _ask_for_recovery(self) -> None:
         self._sources.must_recover = True
@@ -474,6 +528,10 @@ class Reclaimer:
                     return
 
 
+def _has_in_flight(sources: SourceSet) -> bool:
+    return any(in_flight.deliveries for in_flight in sources.by_stream.values())
+
+
 def _cancel(sources: SourceSet, source: str, cancelled: Sequence[bytes]) -> None:
     for message_id, note in zip(cancelled[::2], cancelled[1::2], strict=True):
         reason, is_forced = note[1:].decode(errors="replace"), note[:1] == b"1"
@@ -494,6 +552,15 @@ def _tell_of_taken(sources: SourceSet, source: str, given_back: int) -> None:
         "DELCONSUMER, XACK or XGROUP SETID"
     )
     sources.emit(events.BrokerTrouble(f"keeping {source}", reason, "they are delivered again"))
+
+
+def _tell_of_keepers(sources: SourceSet, source: str, keepers: Sequence[bytes], told: set[tuple[str, str]]) -> None:
+    for name in {keeper.decode(errors="replace") for keeper in keepers}:
+        if (source, name) not in told:
+            told.add((source, name))
+            text = f"the group {name!r} of {source!r} is no actor's, and keeps entries that all actors have settled"
+            advice = f"let it acknowledge them, or, if it is not used any more, XGROUP DESTROY {source} {name}"
+            sources.emit(events.BrokerAdvice(text, advice, "groups"))
 
 
 def _wanted(in_flight: InFlightEntries, turn: int) -> int:

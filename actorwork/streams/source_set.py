@@ -28,7 +28,16 @@ from actorwork.streams.transport.client import RedisClient
 from actorwork.streams.transport.redis_py import ResponseError, checked
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from actorwork.streams.inputs import Inputs
+
+    class _Reclaimer(Protocol):
+        def maintain_within(self, seconds: float) -> None: ...
+        def look_while_in_flight(self) -> None:
+            """Look in time, now that entries are in flight here."""
+            ...
+
 
 SOURCES: Final = 64
 _PATIENCE: Final = 0.1
@@ -133,7 +142,7 @@ class SourceSet:
         """The sink had no room for all entries that could have been taken over."""
         self.reads_urgent_only = False
         """The reader waits for urgent messages only, until there is room for others."""
-        self.maintain_within: Callable[[float], None] = _no_reclaimer
+        self.reclaimer: _Reclaimer = _NoReclaimer()
         self.interrupt_reader: Callable[[], None] = _no_reader
         self._keys = {source: SourceKeys.of(source) for source in sources}
         self._client = client
@@ -216,7 +225,7 @@ class SourceSet:
         if paused != self._paused:
             self._paused = paused
             self._choose_streams()
-            self.maintain_within(0)
+            self.reclaimer.maintain_within(0)
 
     def _choose_streams(self) -> None:
         chosen: dict[Priority, tuple[str, ...]] = {}
@@ -278,7 +287,7 @@ class SourceSet:
             self._settler.give_up(in_flight)
 
     def _maintain_within(self, seconds: float) -> None:
-        self.maintain_within(seconds)
+        self.reclaimer.maintain_within(seconds)
 
     def _unreadable(self, delivery: Delivery, settlement: Fail | Reject) -> None:
         self.emit(events.Settled(self.group, self.subscription.actor, delivery, settlement, 0.0))
@@ -293,7 +302,7 @@ class SourceSet:
         if self.reads_urgent_only:
             self.interrupt_reader()
         if self.has_more and not self.isolation.is_closed:
-            self.maintain_within(0)
+            self.reclaimer.maintain_within(0)
 
     def backlog(self) -> int:
         """Return how many settlements wait for the server, of the stream of which most do."""
@@ -342,6 +351,7 @@ class SourceSet:
         if stamps and (tell := self.subscription.states_known) is not None:
             tell(deliveries, [stamps.get(delivery.token[0], "?") for delivery in deliveries])
         if deliveries:
+            self.reclaimer.look_while_in_flight()
             self._settler.notes.received(in_flight, deliveries)
             if any(one.headers and INPUTS in one.headers for one in deliveries):
                 deliveries = self._fetching.take(in_flight, deliveries)
@@ -382,5 +392,7 @@ def _no_reader() -> None:
     pass
 
 
-def _no_reclaimer(_seconds: float) -> None:
-    pass
+class _NoReclaimer:
+    def maintain_within(self, seconds: float) -> None: ...
+
+    def look_while_in_flight(self) -> None: ...

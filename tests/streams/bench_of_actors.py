@@ -26,6 +26,7 @@ class Inbox:
         """How much more may be urgent."""
         self.waiting: list[Delivery] = []
         self.offers: list[int] = []
+        self.cancelled: list[str] = []
         self.revoked = 0
         self._offered = trio.Event()
 
@@ -38,7 +39,7 @@ class Inbox:
         self._offered.set()
 
     def cancel(self, source: str, message_id: str, reason: str, *, force: bool = False) -> None:
-        pass
+        self.cancelled.append(message_id)
 
     def revoke(self) -> None:
         self.waiting.clear()

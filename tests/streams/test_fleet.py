@@ -1,5 +1,6 @@
 """Many nodes read one source: what each of them costs the server, and that one maintains for all."""
 
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from actorwork.abc import Subscription
 from actorwork.message import Priority
@@ -241,6 +243,133 @@ async def test_of_many_nodes_few_do_what_is_asked_of_all(redis_url: str):
         other.node.notify("orders")
         await trio.sleep(0.05)
         assert times.must_maintain()
+
+
+def read_many_shards(peer: Peer, count: int) -> None:
+    """Make a node believe that it reads so many shards of this kind."""
+    peer.reclaimer._fellows = lambda: [peer.reclaimer] * count  # pyright: ignore[reportPrivateUsage]
+
+
+async def next_look(scene: Scene, peer: Peer, *, nodes: int, roomy: int) -> float:
+    """Return in how many seconds a node looks again, if there seem to be so many."""
+    await scene.call("HSET", TENDED, "nodes", nodes, "roomy", roomy)
+    peer.reclaimer._times.nodes = nodes  # pyright: ignore[reportPrivateUsage]
+    await until_it_only_looks(peer, lambda: freshen(scene))
+    times = peer.reclaimer._times  # pyright: ignore[reportPrivateUsage]
+    return times._look_at - times.looked_at  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(
+    ("shards", "nodes", "roomy", "seconds"),
+    [
+        pytest.param(100, 80, 80, 5.0, id="sixteen nodes look in a second"),
+        pytest.param(100, 1000, 1000, 10.0, id="each looks now and then"),
+        pytest.param(100, 1000, 20, 2.0, id="few nodes have room"),
+        pytest.param(100, 1000, 0, 2.0, id="nodes of an older version maintain"),
+        pytest.param(1, 1000, 1000, 2.0, id="few shards tell of nodes that have ended"),
+    ],
+)
+async def test_the_more_nodes_read_many_shards_the_rarer_each_looks(
+    redis_url: str, shards: int, nodes: int, roomy: int, seconds: float
+):
+    async with open_peers(redis_url, subscription(), subscription()) as (scene, (one, other)):
+        await let_know_each_other(scene, [one, other])
+        read_many_shards(other, shards)
+        assert 0.9 * seconds <= await next_look(scene, other, nodes=nodes, roomy=roomy) <= seconds
+
+
+async def test_nodes_without_room_are_not_counted_among_those_that_look_for_others(redis_url: str):
+    full = subscription(capacity=0)
+    async with open_peers(redis_url, subscription(), full) as (scene, (one, other)):
+        await let_know_each_other(scene, [one, other])
+        await scene.call("HSET", TENDED, "asked", 100_000)
+        await until_it_only_looks(other, lambda: freshen(scene))
+        asked, counted = await scene.call("HMGET", TENDED, "asked", "full")
+        assert int(asked) - 100_000 == int(counted) > 0
+        await scene.call("HSET", TENDED, "asked", 100_000, "full", 80_000, "since", 0)
+        seconds, _ = await scene.call("TIME")
+        await scene.call("HSET", TENDED, "since", (int(seconds) - 10) * 1000)
+        await one.reclaimer.maintain()
+        nodes, roomy = map(int, await scene.call("HMGET", TENDED, "nodes", "roomy"))
+        assert 0 < roomy < nodes / 2
+
+
+async def test_what_is_in_flight_is_looked_at_soon_although_the_next_look_is_far_away(redis_url: str):
+    of = subscription()
+    async with open_peers(redis_url, subscription(), of) as (scene, (one, other)):
+        await let_know_each_other(scene, [one, other])
+        read_many_shards(other, 100)
+        times = other.reclaimer._times  # pyright: ignore[reportPrivateUsage]
+        (source_set,) = other.node._intake.source_sets  # pyright: ignore[reportPrivateUsage]
+        await scene.send("orders", b"a")
+        ((_, entries),) = (
+            await scene.call("XREADGROUP", "GROUP", "group-a", other.node.incarnation, "STREAMS", "orders", ">")
+        ).items()
+        await next_look(scene, other, nodes=1000, roomy=1000)
+        times._look_at = trio.current_time() + 3600  # pyright: ignore[reportPrivateUsage]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.reclaimer.run)
+            await trio.testing.wait_all_tasks_blocked()
+            source_set.offer(source_set.by_stream[b"orders"], entries)
+            await scene.call("HSET", "actorwork:{orders}:cancelled", "0-0", "0why")
+            with trio.fail_after(PATIENCE):
+                while not inbox(of).cancelled:  # noqa: ASYNC110 - no event says so
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        assert set(inbox(of).cancelled) == {"0-0"}
+
+
+async def test_nothing_is_asked_of_the_server_when_what_was_in_flight_is_settled_by_then(redis_url: str):
+    async with open_peers(redis_url, subscription(), subscription()) as (scene, (one, other)):
+        await let_know_each_other(scene, [one, other])
+        read_many_shards(other, 100)
+        await next_look(scene, other, nodes=1000, roomy=1000)
+        times = other.reclaimer._times  # pyright: ignore[reportPrivateUsage]
+        times._look_at = trio.current_time() + 3600  # pyright: ignore[reportPrivateUsage]
+        other.client.scripts.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.reclaimer.run)
+            await trio.testing.wait_all_tasks_blocked()
+            times.glance_soon()
+            with trio.fail_after(PATIENCE):
+                while times._glance_at < math.inf:  # noqa: ASYNC110 # pyright: ignore[reportPrivateUsage]
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        assert other.client.scripts == []
+
+
+async def test_a_source_that_none_has_maintained_makes_a_node_look_at_all_others_of_its_actor(redis_url: str):
+    async with open_peers(redis_url, subscription(), subscription(), subscription()) as (scene, peers):
+        _, other, fellow = peers
+        await let_know_each_other(scene, peers)
+        read_many_shards(fellow, 100)
+        await next_look(scene, fellow, nodes=1000, roomy=1000)
+        other.reclaimer._fellows = lambda: [other.reclaimer, fellow.reclaimer] * 50  # pyright: ignore[reportPrivateUsage]
+        await next_look(scene, other, nodes=1000, roomy=1000)
+        times = fellow.reclaimer._times  # pyright: ignore[reportPrivateUsage]
+        times._look_at = trio.current_time() + 3600  # pyright: ignore[reportPrivateUsage]
+        await scene.call("HINCRBY", TENDED, "at", -5000)
+        assert await other.look() == [LOOK, MAINTAIN]
+        assert times._look_at <= trio.current_time() + 1  # pyright: ignore[reportPrivateUsage]
+        # The others may have ended, so it does not go back to looking rarely at once.
+        assert await next_look(scene, fellow, nodes=1000, roomy=1000) <= 2
+
+
+async def test_one_of_those_that_look_at_the_same_time_maintains(redis_url: str):
+    async with open_peers(redis_url, subscription(), subscription()) as (scene, peers):
+        await let_know_each_other(scene, peers)
+        with trio.fail_after(PATIENCE):
+            while True:
+                await freshen(scene)
+                await scene.call("HINCRBY", TENDED, "at", -900)
+                for peer in peers:
+                    peer.client.scripts.clear()
+                async with trio.open_nursery() as nursery:
+                    for peer in peers:
+                        nursery.start_soon(peer.reclaimer.look)
+                ran = [script for peer in peers for script in peer.client.scripts]
+                if sorted(script.name for script in ran) == ["look", "look", "maintain"]:
+                    return  # Unless a quarter of a second passed between the two.
 
 
 def append_only_files(directory: str) -> bytes:

@@ -492,17 +492,22 @@ local sources = {}
 local function source_at(prefix)
   local source = sources[prefix]
   if not source then
-    local noted = redis.pcall('HMGET', tended_at(prefix, group), 'since', 'asked', 'nodes', 'by', 'cursor', 'clean_at')
+    local noted = redis.pcall(
+      'HMGET', tended_at(prefix, group), 'since', 'asked', 'nodes', 'by', 'cursor', 'clean_at', 'full', 'roomy'
+    )
     local since, asked, nodes = ms_in(noted[1]), ms_in(noted[2]), math.max(1, ms_in(noted[3]))
+    local full, roomy = ms_in(noted[7]), math.max(1, ms_in(noted[8]))
     local is_turn = now < since or now - since >= FRESH
     if is_turn then
       -- Of a node that asks once a second this is about 1.
       nodes = math.ceil(asked / math.max(FRESH, now - since)) + ((noted[4] or consumer) ~= consumer and 2 or 1)
-      since, asked = now, 0
+      -- Rounded so that there seem to be fewer with room rather than more: then each of them looks more often.
+      roomy = math.max(1, nodes - math.ceil(full / math.max(FRESH, now - since)))
+      since, asked, full = now, 0, 0
     end
     source = {
-      since = since, asked = asked, nodes = nodes, is_turn = is_turn, cursor = noted[5], clean_at = ms_in(noted[6]),
-      is_left = false, due_in = -1,
+      since = since, asked = asked, nodes = nodes, full = full, roomy = roomy, is_turn = is_turn,
+      cursor = noted[5], clean_at = ms_in(noted[6]), is_left = false, due_in = -1,
     }
     source.clean_next = source.clean_at
     sources[prefix] = source
@@ -517,7 +522,8 @@ local function note_sources()
     local key = tended_at(prefix, group)
     note_tended(
       'HSET', key, 'at', whole(at), 'due', whole(due), 'by', consumer, 'asked', whole(source.asked), 'nodes',
-      whole(source.nodes), 'since', whole(source.since), 'cursor', source.cursor or '0', 'clean_at', whole(source.clean_next)
+      whole(source.nodes), 'full', whole(source.full), 'roomy', whole(source.roomy), 'since', whole(source.since), 'cursor',
+      source.cursor or '0', 'clean_at', whole(source.clean_next)
     )
     note_tended('PEXPIRE', key, TENDED_FOR)
   end

@@ -2,11 +2,14 @@
 --
 --   tended:<group>    a hash, times in ms since the epoch:
 --
---     at              when all streams of the source were maintained last; 0 if something is left that other nodes are to see
+--     at              when all streams of the source were maintained last; 0 if something is left that other nodes are to see;
+--                     while a node begins to maintain, a moment that keeps the others from it for now (look.lua)
 --     due             when the next delayed message or run is due, as that node saw it; 0 for none
 --     by              its name
 --     asked           for each node that has asked since `since`, after how many ms it does so again, in all (look.lua)
+--     full            the same of the nodes that have no room for what they might take over
 --     nodes           about how many nodes there are, from `asked` over the time before `since`
+--     roomy           about how many of them have room, from `full` (a node of an older version leaves this as it is)
 --     since           when the keys of the source were looked at last (`heal` in maintain.lua), about once a second
 --     cursor          where that continues
 --     clean_at        when the consumers of dead nodes are removed next
