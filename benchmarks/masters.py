@@ -1,6 +1,7 @@
 """Whether a cluster of many primaries is as good as many servers: what a message costs with 3, 10, 30 and 100 of them.
 
-    python -m benchmarks.masters [--primaries 3,10,30,100] [--each 600] [--idle 10] [--out FILE]
+    python -m benchmarks.masters [--primaries 3,10,30,100] [--each 600] [--idle 10]
+                                [--fleet 32,64] [--out FILE]
 
 Each cluster is real: as many processes as primaries, on this machine, with one shard of a source at each. They share
 its cores, so how many messages a second they handle says nothing. What says something is how the costs of one message
@@ -12,6 +13,7 @@ many times the messages.
     gossip     the members of the cluster alone: they talk to each other
     client     one client, which sends nothing: its commands and its CPU in a second
     node       one node, which reads all shards, with nothing to do: commands, CPU and connections
+    nodes      the same of fleets: what grows with the nodes, and what is done for each shard however many there are
     send       20 tasks for each primary that send one message after the other
     batches    150 messages for each primary in one call, by id to all shards
     drain      what was sent, read and settled by one node that handles it by doing nothing
@@ -30,10 +32,11 @@ number of primaries; `masters_model` makes tables of them, and says what they co
 import argparse
 import json
 import os
+import resource
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -298,19 +301,34 @@ async def measure(fleet: Fleet, primaries: int, options: argparse.Namespace) -> 
             await in_tasks(TASKS, lambda number: ref.submit({"i": number}))
             await cost("submit", few, partial(submit, waits=False), base=base)
             await cost("result", few, partial(submit, waits=True), base=base)
+    for nodes in options.fleet:
+        async with AsyncExitStack() as stack:
+            for _ in range(nodes):
+                await stack.enter_async_context(open_system(tree(primaries), broker=fleet.url))
+            # As long as a node may look at a shard: by then each knows how many there are.
+            await trio.sleep(10)
+            await idle(f"{nodes} nodes")
+        figures[f"{nodes} nodes"]["nodes"] = nodes
     return figures
+
+
+def numbers(text: str) -> list[int]:
+    return [int(one) for one in text.split(",") if one]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--primaries", default="3,10,30,100")
+    parser.add_argument("--primaries", type=numbers, default="3,10,30,100")
     parser.add_argument("--each", type=int, default=600, help="messages for each primary, of each kind")
     parser.add_argument("--least", type=int, default=12_000, help="messages at least")
     parser.add_argument("--few", type=int, default=3000, help="messages that are asked, or submitted")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds without messages")
+    parser.add_argument("--fleet", type=numbers, default="32,64", help="how many nodes with nothing to do")
     parser.add_argument("--out", type=Path, help="a file to which the figures are added")
     options = parser.parse_args()
-    for primaries in map(int, options.primaries.split(",")):
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    for primaries in options.primaries:
         of_the_machine = alone(primaries)
         with open_redis_cluster(primaries=primaries, node_timeout=JOINING) as cluster, ExitStack() as stack:
             for member in cluster.primaries:

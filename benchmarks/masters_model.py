@@ -5,8 +5,9 @@
 Each kind of traffic is simulated: messages arrive at random moments, each goes to the shard of its id, by the function
 that clients use, and to the primary that has the slot of that shard in a cluster whose primaries have equal ranges.
 Each primary serves one message after the other, for as long as it was measured to take. What else a primary does for
-its nodes, idle or not, and for the cluster, is taken off its time beforehand. Nodes and senders are as many as it takes
-to use seven tenths of a core each.
+its nodes, idle or not, and for the cluster, is taken off its time beforehand: a line through two idle fleets gives what
+each shard costs whatever the number of nodes, and what each node adds. Nodes and senders are as many as it takes to use
+seven tenths of a core each.
 
 More processes that take turns on a few cores cost each other something, as servers in no cluster show; with a core for
 each they would not. So each number of primaries is simulated twice: with its costs of a message as they were measured,
@@ -70,12 +71,11 @@ def simulate(figures: dict[str, Any], costs: dict[str, Any], kinds: tuple[str, .
     at_sender = max(costs[kinds[0]]["client_us"] / 1e6 - (0 if "drain" in kinds else at_node), 1e-6)
     places = shares(primaries, random)
     most = max(Counter(places).values()) * primaries / len(places)
-    # A node, and a shard that it reads, with nothing to do: as measured with one shard for each primary.
-    node_each = SHARDS * max(0.0, figures["node"]["server_ms_s"]) / 1e3 / primaries
+    of_shards, of_node = (SHARDS * part for part in parts_of_fleets(figures))
     gossip = figures["gossip"]["server_ms_s"] / 1e3
     rate, nodes, senders, other = 0.0, 1, 1, 0.0
     for _ in range(50):  # More messages want more nodes, which cost the primaries something.
-        other = min(0.99, gossip + nodes * node_each)
+        other = min(0.99, gossip + of_shards + nodes * of_node)
         rate = primaries * max(0.0, FULL - other) / server / most
         nodes = max(1, round(rate * at_node / OF_A_CORE))
         senders = max(1, round(rate * at_sender / OF_A_CORE))
@@ -84,6 +84,15 @@ def simulate(figures: dict[str, Any], costs: dict[str, Any], kinds: tuple[str, .
     return Result(
         rate, nodes, senders, waits[len(waits) // 2] * 1e3, waits[-len(waits) // 100] * 1e3, connections, other
     )
+
+
+def parts_of_fleets(figures: dict[str, Any]) -> tuple[float, float]:
+    """Return what part of a primary's time one shard takes, and one node that reads it, with nothing to do."""
+    names = [name for name in figures if name.endswith(" nodes")]
+    fleets = sorted((figures[name]["nodes"], figures[name]["server_ms_s"]) for name in names)
+    (few, least), (many, most) = fleets[0], fleets[-1]
+    of_node = max(0.0, (most - least) / (many - few))
+    return (least - few * of_node) / 1e3 / figures["primaries"], of_node / 1e3 / figures["primaries"]
 
 
 def wait(places: list[int], primaries: int, rate: float, service: float, random: Random) -> list[float]:
@@ -128,9 +137,9 @@ def print_measured(figures: list[dict[str, Any]]) -> None:
     print("\n| idle |" + "".join(f" {one['primaries']} |" for one in figures))
     print("|---|" + "---|" * len(figures))
     print("| gossip, ms/s of a primary |" + "".join(f" {one['gossip']['server_ms_s']:.1f} |" for one in figures))
-    for who in ("client", "node"):
+    for who in ("client", *(kind for kind in figures[0] if kind.endswith(("node", "nodes")))):
         for what in ("commands_s", "most_commands_s", "server_ms_s", "client_ms_s", "connections", "most_connections"):
-            print(f"| {who}: {what} |" + "".join(f" {one[who][what]:.1f} |" for one in figures))
+            print(f"| {who}: {what} |" + "".join(f" {one[who][what]:.1f} |" for one in figures if who in one))
 
 
 def print_simulated(figures: list[dict[str, Any]]) -> None:

@@ -282,13 +282,17 @@ async def test_nodes_without_room_are_not_counted_among_those_that_look_for_othe
     full = subscription(capacity=0)
     async with open_peers(redis_url, subscription(), full) as (scene, (one, other)):
         await let_know_each_other(scene, [one, other])
-        await scene.call("HSET", TENDED, "asked", 100_000)
-        await until_it_only_looks(other, lambda: freshen(scene))
+
+        async def begin_counting() -> None:
+            await scene.call("HSET", TENDED, "asked", 100_000, "full", 0)
+            await freshen(scene)
+
+        await until_it_only_looks(other, begin_counting)
         asked, counted = await scene.call("HMGET", TENDED, "asked", "full")
         assert int(asked) - 100_000 == int(counted) > 0
-        await scene.call("HSET", TENDED, "asked", 100_000, "full", 80_000, "since", 0)
         seconds, _ = await scene.call("TIME")
-        await scene.call("HSET", TENDED, "since", (int(seconds) - 10) * 1000)
+        a_while_ago = (int(seconds) - 1000) * 1000
+        await scene.call("HSET", TENDED, "asked", 10_000_000, "full", 8_000_000, "since", a_while_ago)
         await one.reclaimer.maintain()
         nodes, roomy = map(int, await scene.call("HMGET", TENDED, "nodes", "roomy"))
         assert 0 < roomy < nodes / 2
