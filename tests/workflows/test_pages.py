@@ -17,7 +17,7 @@ from actorwork.brokers import open_broker
 from actorwork.embedded import kept_ahead as kept_in_file, loose_rows
 from actorwork.embedded.store import Store
 from actorwork.message import Delivery, Envelope, Failure, Status
-from actorwork.policy.runs.values import RESULT, Gather, Need, Plan
+from actorwork.policy.runs.values import RESULT, Failures, Gather, Need, Plan
 from actorwork.policy.settlement import Ack, Fail
 from actorwork.streams import kept_ahead
 from actorwork.streams.broker import RedisBroker
@@ -25,11 +25,11 @@ from actorwork.testing import MemoryBroker
 from actorwork.testing.conformance.fake_consumer import FakeConsumer, open_consumer
 from actorwork.testing.redis_cluster import RedisCluster
 from actorwork.testing.redis_server import RedisServer
-from actorwork.workflows import Flow, Step, group, step
+from actorwork.workflows import Flow, Step, group, nap, step
 from tests.workflows import stories
 from tests.workflows.conftest import OpenStage
 from tests.workflows.pages import let_callers_die, let_nodes_rest, use_small_pages
-from tests.workflows.shop import Calculator, Clerk, Note, SumOfSquares, Text
+from tests.workflows.shop import Alarm, Calculator, Clerk, Note, SumOfSquares, Text
 from tests.workflows.stories import growth, told
 from tests.workflows.test_adversity import Broken
 from tests.workflows.test_runs import until
@@ -116,6 +116,18 @@ async def test_a_run_is_cancelled_though_its_client_dies_after_the_first_page(
         assert await run.status() is Status.UNKNOWN
 
 
+async def test_a_run_that_its_client_has_cancelled_page_by_page_is_not_ended_once_more(open_stage: OpenStage) -> None:
+    async with open_stage() as stage:
+        run = await stage.client.start(group(notes(7)))
+        assert await run.cancel("enough")
+        info = await run.info()
+        assert info.finished is not None
+        async with stage.open_system():
+            # What is due is done in the order of its times.
+            assert await (await stage.client.start(nap(0.01, after=notes(1)))).result() is None
+        assert await run.info() == info
+
+
 async def test_all_that_need_a_failed_step_are_cancelled_and_the_run_ends_only_then(open_stage: OpenStage) -> None:
     async with open_stage() as stage:
         (first,) = notes(1)
@@ -146,6 +158,59 @@ async def test_the_many_that_need_a_step_are_counted_page_by_page_when_it_is_put
         async with stage.open_system():
             assert await run.result() == ["noted 0"] * 9
         assert (await run.info()).done == 10
+
+
+async def test_the_step_for_failures_gets_very_many_of_them_once(open_stage: OpenStage) -> None:
+    async with open_stage() as stage:
+        run = await stage.client.start(Flow(group(notes(7)), on_error=lambda failures: step(Clerk, Alarm(failures))))
+        async with stage.open_system((Calculator, Broken)):
+            with pytest.raises(MessageFailed, match="'0' failed: OSError: no paper"):
+                await run.result()
+
+            async def is_told() -> bool:
+                return (await run.info()).finished is not None and bool(Clerk.book)
+
+            await until(is_told)
+            info = await run.info()
+            assert (info.status, info.reason, info.done) == (Status.FAILURE, "'0' failed: OSError: no paper", 7)
+        (alarm,) = Clerk.book
+        assert isinstance(alarm, Alarm)
+        assert [one.step for one in alarm.failures] == [str(number) for number in range(7)]
+        assert {one.reason for one in alarm.failures} == {"no paper"}
+
+
+async def test_a_run_whose_failures_are_still_told_is_over_but_neither_tried_again_nor_forgotten(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run in the embedded broker is never seen in between."""
+    source, run = f"{SOURCE}-{next(_numbers)}", "told"
+    on_error = told(source, "error", Failures())
+    plan = stories.attrs.evolve(plan_of(run, source), holds=False, on_error=on_error, results_ttl=0.001)
+    with monkeypatch.context() as resting:
+        let_nodes_rest(resting)
+        async with open_broker(redis_url) as broker, open_consumer(broker, source, group="by hand") as hands:
+            await broker.runs.start(plan)
+            for delivery in await taken(hands, 3):
+                await hands.settle(delivery, Fail(Failure("ValueError", "as it happens")))
+            info = await broker.runs.info(run)
+            assert info is not None
+            assert (info.status, info.finished, info.done) == (Status.FAILURE, None, 4)
+            assert info.reason == "'step 0' failed: ValueError: as it happens"
+            assert not await broker.runs.retry(run)
+            assert not await broker.runs.retry(run, [0])
+            assert not await broker.runs.forget(run)
+            assert not await broker.runs.cancel(run, "too late")
+            assert not hands.waiting
+            await finish(broker, source, run)
+            (error,) = await taken(hands, 1)
+            payload: Any = error.payload
+            assert [one["step"] for one in json.loads(payload)] == ["step 0", "step 1", "step 2"]
+            await hands.settle(error, Ack(b"null"))
+
+            async def is_gone() -> bool:  # Its results are kept for a millisecond, from its end on.
+                return await call(broker, "KEYS", f"*flow:{run}*") == []
+
+            await until(is_gone)
 
 
 # ---- what ends while steps are put back ----

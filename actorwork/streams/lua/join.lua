@@ -18,6 +18,7 @@ local function guarded(r, change, ...)
     return
   end
   if OPEN[r.status] then
+    r.is_damaged = true
     local reason = 'its keys at the broker are damaged: ' .. tostring(type(problem) == 'table' and problem.err or problem)
     if not pcall(finish, r, 'FAILURE', reason) then
       redis.pcall('HSET', r.at, 'status', 'FAILURE', 'reason', reason, 'finished', whole(now_ms()))
@@ -253,7 +254,9 @@ local function do_due(r, what, now)
   elseif what == 'more' then
     do_more(r)
   elseif what == 'close' then
-    close_more(r)
+    if redis.call('HEXISTS', r.at, 'closing') == 1 then -- Else the client that gave the order has done it.
+      close_more(r)
+    end
   elseif what == 'undo' then
     undo_next(r)
   elseif what == 'error' then

@@ -22,6 +22,7 @@
 --                                         signal
 --   actorwork:{<home>}:flow:<run>:spread  steps that have ended, and whose dependents do not all know it yet (run_rules.lua)
 --   actorwork:{<home>}:flow:<run>:again   number -> 1: the steps that are put back, if not all are (run_retrying.lua)
+--   actorwork:{<home>}:flow:<run>:told    page -> the failures that the step for failures gets, if they are very many (`told`)
 --   actorwork:{<home>}:flow:<run>:undoes  steps that can be undone; :undo those that are done, in their order
 --   actorwork:{<home>}:flow:<run>:asks    name of a signal -> number of its step
 --   actorwork:{<home>}:flow:<run>:signals name -> value that came before its step
@@ -45,7 +46,7 @@ local PAGED = { ':steps', ':templates', ':state', ':next', ':ready', ':undoes', 
 local OPEN = { STARTED = true, PAUSED = true, HELD = true, RETRY = true }
 local HOLDING = { failed = true, rejected = true, expired = true, lost = true }
 local SUFFIXES = { ':steps', ':templates', ':next', ':state', ':ends', ':values', ':ready', ':fails', ':held', ':asking', ':undo',
-  ':undoes', ':asks', ':signals', ':grown', ':spread', ':again' }
+  ':undoes', ':asks', ':signals', ':grown', ':spread', ':again', ':told' }
 
 -- What this script may still do for runs, however many there are: how many dependents it looks at, how many steps it sends and ends.
 -- The rest is left to the scripts to come: `flows:due` has <run>/more, or <run>/close.
@@ -192,9 +193,11 @@ function listed.count(r, suffix)
   return redis.call(r.is_new and 'ZCARD' or 'SCARD', r.at .. suffix)
 end
 
--- The numbers, sorted: all, or the first `most`.
-function listed.of(r, suffix, most)
-  local found = r.is_new and redis.call('ZRANGE', r.at .. suffix, 0, (most or 0) - 1) or redis.call('SMEMBERS', r.at .. suffix)
+-- The numbers, sorted: all, or the first `most`; of a run of this version also those from the one at place `first` on.
+function listed.of(r, suffix, most, first)
+  first = first or 0
+  local found = r.is_new and redis.call('ZRANGE', r.at .. suffix, first, most and first + most - 1 or -1)
+    or redis.call('SMEMBERS', r.at .. suffix)
   for i, number in ipairs(found) do
     found[i] = tonumber(number)
   end

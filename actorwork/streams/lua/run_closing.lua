@@ -1,4 +1,5 @@
--- How a run ends before its steps have: it is cancelled, or overrun. (A part: scripts begin with the parts they need.)
+-- How a run ends before its steps have: it is cancelled, or overrun; and how it ends if its failures are very many. (A part: scripts
+-- begin with the parts they need.)
 
 local close_run -- below: a run in the place of a step ends with it
 
@@ -43,7 +44,7 @@ local function close_more(r)
     end
     step = step - 1
   end
-  if step >= 0 then
+  if step >= 0 or r.status == 'FAILURE' and inputs.tell_failures(r) then
     redis.call('HSET', r.at, 'closing', step)
     wake(r, 'close', now_ms())
     return true

@@ -3,13 +3,14 @@
 -- Of many inputs, or long ones, none is read here: the message says so in its header `actorwork-inputs`, and the node that reads it
 -- joins them, before its actor gets it (streams/inputs.py). So a script that sends a step takes as long whatever the step waits for.
 
-local inputs = {
+local inputs = { -- Also what only this part calls: a script may have no more than 200 local variables.
   MOST = 500, -- Inputs that a script joins to a message; as in streams/plans.py.
   MOST_BYTES = 65536,
   SHORT = 128, -- Bytes of an input that is not counted: so many of them are 64 kB.
+  TOLD_AT_ONCE = 500, -- Failures that a script writes for the message that has all of them.
 }
 
-local function as_failed(name, ended)
+function inputs.as_failed(name, ended)
   local failure = ended.failure or { type = ended.how, reason = '' }
   return cjson.encode({ step = name, kind = ended.how, error = failure.type, reason = failure.reason })
 end
@@ -25,8 +26,55 @@ local function fetch(key, numbers, found)
   return found
 end
 
+-- The failures of a run, as JSON without brackets, and how many: those from one on, by their numbers.
+function inputs.failures(r, first, most)
+  local numbers, failed = listed.of(r, ':fails', most, first), {}
+  if numbers[#numbers] == RESULT then -- It is behind all steps, and none.
+    numbers[#numbers] = nil
+  end
+  local ended, plans = fetch(r.at .. ':ends', numbers, {}), fetch(r.at .. ':steps', numbers, {})
+  for i, number in ipairs(numbers) do
+    failed[i] = inputs.as_failed(cjson.decode(plans[number]).name, cjson.decode(ended[number]))
+  end
+  return table.concat(failed, ','), #numbers
+end
+
+-- Of very many failures, a script writes a page of those that the message for failures has: `told` is how many are written, then
+-- 'all'. Returns whether that is not done.
+function inputs.tell_failures(r, is_to_begin)
+  local told = redis.call('HMGET', r.at, 'told', 'on_error')
+  if told[1] == 'all' or not told[2] or not r.is_new or not told[1] and listed.count(r, ':fails') <= inputs.TOLD_AT_ONCE then
+    return false
+  elseif is_to_begin then
+    return true
+  end
+  local first = tonumber(told[1] or '0')
+  local text, count = inputs.failures(r, first, inputs.TOLD_AT_ONCE)
+  if count > 0 then
+    redis.call('HSET', r.at .. ':told', whole(first / inputs.TOLD_AT_ONCE), text)
+  end
+  redis.call('HSET', r.at, 'told', count < inputs.TOLD_AT_ONCE and 'all' or whole(first + count))
+  return count == inputs.TOLD_AT_ONCE
+end
+
+-- The pages that were written, with commas between them; all failures, if they are few.
+function inputs.all_failures(r)
+  if redis.call('HGET', r.at, 'told') ~= 'all' then
+    return (inputs.failures(r))
+  end
+  local pages = {}
+  for page = 0, math.ceil(listed.count(r, ':fails') / inputs.TOLD_AT_ONCE) - 1 do
+    pages[#pages + 1] = whole(page)
+  end
+  local texts, text = fetch(r.at .. ':told', pages, {}), {}
+  for _, page in ipairs(pages) do
+    text[#text + 1] = texts[page] or nil -- Of the last one only the result may have been left.
+  end
+  return table.concat(text, ',')
+end
+
 -- The places of the steps that were added to a group, after those in the template.
-local function added_to(r, piece)
+function inputs.added_to(r, piece)
   local text = redis.call('HGET', r.at .. ':grown', piece[2])
   local places = {}
   for i, step in ipairs(text and cjson.decode(text) or {}) do
@@ -36,7 +84,7 @@ local function added_to(r, piece)
 end
 
 -- Adds the pieces of a template to `text`: JSON, and the JSON of what other steps returned.
-local function fill(r, template, text, ends, values)
+function inputs.fill(r, template, text, ends, values)
   for _, piece in ipairs(template) do
     if type(piece) == 'string' then
       text[#text + 1] = piece
@@ -49,43 +97,35 @@ local function fill(r, template, text, ends, values)
         if part[2] == 'r' then -- As below: most are, and there may be thousands.
           text[#text + 1] = values[part[1]]
         else
-          fill(r, { part }, text, ends, values)
+          inputs.fill(r, { part }, text, ends, values)
         end
       end
       for i, place in ipairs(piece.added) do
         if i > 1 or #piece[3] > 0 then
           text[#text + 1] = ','
         end
-        fill(r, { place }, text, ends, values)
+        inputs.fill(r, { place }, text, ends, values)
       end
       text[#text + 1] = ']'
     elseif piece[1] == 'f' then
-      local numbers, failed = listed.of(r, ':fails'), {}
-      if numbers[#numbers] == RESULT then -- It is behind all steps, and none.
-        numbers[#numbers] = nil
-      end
-      local ended, plans = fetch(r.at .. ':ends', numbers, {}), fetch(r.at .. ':steps', numbers, {})
-      for i, number in ipairs(numbers) do
-        failed[i] = as_failed(cjson.decode(plans[number]).name, cjson.decode(ended[number]))
-      end
-      text[#text + 1] = '[' .. table.concat(failed, ',') .. ']'
+      text[#text + 1] = '[' .. inputs.all_failures(r) .. ']'
     elseif piece[2] == 'r' then
       text[#text + 1] = values[piece[1]]
     elseif values[piece[1]] then
       text[#text + 1] = '{"value":' .. values[piece[1]] .. '}'
     else
-      text[#text + 1] = as_failed(name_of(r, piece[1]), cjson.decode(ends[piece[1]]))
+      text[#text + 1] = inputs.as_failed(name_of(r, piece[1]), cjson.decode(ends[piece[1]]))
     end
   end
 end
 
-local function gather(r, template, wanted)
+function inputs.gather(r, template, wanted)
   for _, piece in ipairs(template) do
     if type(piece) == 'table' then
       if piece[1] == 'g' then
-        piece.added = added_to(r, piece)
-        gather(r, piece[3], wanted)
-        gather(r, piece.added, wanted)
+        piece.added = inputs.added_to(r, piece)
+        inputs.gather(r, piece[3], wanted)
+        inputs.gather(r, piece.added, wanted)
       elseif piece[1] ~= 'f' then
         wanted[#wanted + 1] = piece[1]
       end
@@ -101,7 +141,7 @@ local function joined(r, template, wanted)
       failed[#failed + 1] = step
     end
   end
-  fill(r, template, text, fetch(r.at .. ':ends', failed, {}), values)
+  inputs.fill(r, template, text, fetch(r.at .. ':ends', failed, {}), values)
   return table.concat(text)
 end
 
@@ -125,7 +165,7 @@ function inputs.result(r, text, count, is_wanted)
     return false
   end
   local template, wanted = cjson.decode(text), {}
-  gather(r, template, wanted)
+  inputs.gather(r, template, wanted)
   return (is_wanted or #wanted < 2 or not inputs.are_large(r, whole(RESULT), #wanted)) and joined(r, template, wanted)
 end
 
@@ -138,7 +178,7 @@ function inputs.message(r, plan, step)
       return template[1], plan.headers
     end
     local wanted = {}
-    gather(r, template, wanted)
+    inputs.gather(r, template, wanted)
     count = #wanted
     if not step or not inputs.are_large(r, step, count) then
       return joined(r, template, wanted), plan.headers
@@ -151,7 +191,7 @@ function inputs.message(r, plan, step)
     '{"actorwork-inputs":' .. header .. ',' .. string.sub(plan.headers, 2)
 end
 
-local function write_message(r, plan, id, sent, unlisted, is_kept)
+function inputs.write_message(r, plan, id, sent, unlisted, is_kept)
   local prefix = 'actorwork:{' .. plan.source .. '}:'
   local claim = step_claim(r.secret, id)
   local data, headers = inputs.message(r, plan, plan.number)
@@ -194,6 +234,6 @@ end
 -- lacking, a key of another type) must not end the script: its caller has settled the member that released the step. `sent` is
 -- the time, if the caller knows it; for `unlisted` see state.lua. `is_kept` says that the run keeps the life of the message.
 local function send_message(r, plan, id, sent, unlisted, is_kept)
-  local good, place = pcall(write_message, r, plan, id, sent, unlisted, is_kept)
+  local good, place = pcall(inputs.write_message, r, plan, id, sent, unlisted, is_kept)
   return good and place or nil
 end

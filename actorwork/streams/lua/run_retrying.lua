@@ -208,7 +208,8 @@ do
 
   -- Puts back what has not succeeded in a run that is held or has failed; if `is_named`, those steps in `again`.
   function retrying.begin(r, is_named)
-    redis.call('HDEL', r.at, 'finished', 'result')
+    redis.call('HDEL', r.at, 'finished', 'result', 'told')
+    redis.call('DEL', r.at .. ':told')
     redis.call('HINCRBY', r.at, 'retries', 1)
     redis.call('HSET', r.at, 'putting', 'back 0 0 ' .. (is_named and '1' or '0'))
     redis.call('HDEL', r.state, 'n' .. RESULT)

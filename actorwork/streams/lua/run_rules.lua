@@ -12,13 +12,14 @@
 -- tried again every second. The settlement of the member that released it is not refused: its end is true whatever becomes of
 -- the next step.
 
+local rules = {} -- What only this part calls: a script may have no more than 200 local variables.
 local end_step -- below: a signal that has come already ends its step while it is sent
 
 local function is_sending(r)
   return r.status == 'STARTED' or r.status == 'HELD'
 end
 
-local function begin_waiting(r, step, plan)
+function rules.begin_waiting(r, step, plan)
   redis.call('HSET', r.state, 's' .. step, 1)
   redis.call('ZREM', r.ready, step)
   if plan.seconds then
@@ -69,7 +70,7 @@ local function send_all(r, steps)
       if plan.kind == 'signal' or plan.kind == 'nap' then
         write()
         is_stale = true
-        begin_waiting(r, tonumber(step), plan)
+        rules.begin_waiting(r, tonumber(step), plan)
       else
         local prefix = 'actorwork:{' .. plan.source .. '}:'
         unlisted[prefix] = unlisted[prefix] or {}
@@ -148,7 +149,7 @@ end
 
 -- Counts down what steps lack: how many of their needs have ended, with how many bytes (nil: none that count). Returns those that
 -- lack nothing now.
-local function meet(r, steps, counts, sizes)
+function rules.meet(r, steps, counts, sizes)
   local ready = {}
   for _, step in ipairs(sizes and steps or NONE) do
     if (sizes[step] or 0) > 0 then
@@ -182,7 +183,7 @@ local function meet(r, steps, counts, sizes)
 end
 
 -- Leaves the dependents of steps to the scripts to come: those of `queue` from `first` on.
-local function spread_later(r, queue, first)
+function rules.spread_later(r, queue, first)
   local scored = {}
   for i = first, #queue do
     local n, step = #scored, queue[i].step
@@ -271,7 +272,7 @@ local function spread(r, queue)
     end
     head = beyond
   end
-  spread_later(r, queue, head)
+  rules.spread_later(r, queue, head)
   if #cancelled > 0 then
     tell_run(r)
     local states, texts = {}, {}
@@ -291,10 +292,10 @@ local function spread(r, queue)
       left[#left + 1] = step
     end
   end
-  return meet(r, left, counts, sizes)
+  return rules.meet(r, left, counts, sizes)
 end
 
-local function first_failure(r)
+function rules.first_failure(r)
   local step = listed.of(r, ':fails', 1)[1]
   if not step then
     return ''
@@ -334,7 +335,7 @@ local function undo_next(r)
   end
 end
 
-local function is_undoing(r)
+function rules.is_undoing(r)
   return redis.call('HEXISTS', r.at, 'undoing') == 1 or redis.call('EXISTS', r.at .. ':undo') == 1
 end
 
@@ -343,7 +344,7 @@ local function undone(r, step)
   if redis.call('HGET', r.at, 'undoing') == whole(step) then
     redis.call('HDEL', r.at, 'undoing')
     undo_next(r)
-    if not OPEN[r.status] and not is_undoing(r) then
+    if not OPEN[r.status] and not rules.is_undoing(r) then
       keep_for(r, redis.call('HGET', r.at, 'ttl'))
     end
   end
@@ -353,18 +354,26 @@ local function send_error(r)
   local on_error = r.status == 'FAILURE' and redis.call('HGET', r.at, 'on_error')
   if on_error and not send_message(r, cjson.decode(on_error), r.run .. '/error') then
     wake(r, 'error', now_ms() + TRY_AGAIN_MS)
+  elseif on_error then
+    redis.call('DEL', r.at .. ':told')
   end
 end
 
 local function finish(r, status, reason)
   reason = reason or ''
+  if status == 'FAILURE' and not r.is_damaged and inputs.tell_failures(r, true) then
+    set_status(r, status, reason == '' and rules.first_failure(r) or reason)
+    redis.call('HSET', r.at, 'closing', -1) -- As if it were closed: run_closing.lua goes on.
+    wake(r, 'close', now_ms())
+    return
+  end
   local rest = redis.call('HMGET', r.at, 'result_template', 'heir', 'ttl', 'result_inputs')
   local now = whole(now_ms())
   local result = status == 'SUCCESS' and inputs.result(r, rest[1], rest[4], rest[2])
   if result then
     redis.call('HSET', r.at, 'result', result)
   elseif status ~= 'SUCCESS' and reason == '' then
-    reason = first_failure(r)
+    reason = rules.first_failure(r)
   end
   set_status(r, status, reason)
   redis.call('HSET', r.at, 'finished', now)
@@ -394,7 +403,7 @@ local function finish(r, status, reason)
   if status ~= 'SUCCESS' then
     undo_next(r)
   end
-  if status == 'SUCCESS' or not is_undoing(r) then -- Else it is kept until the last step is undone.
+  if status == 'SUCCESS' or not rules.is_undoing(r) then -- Else it is kept until the last step is undone.
     keep_for(r, rest[3])
   end
 end
@@ -530,7 +539,7 @@ local function end_done(r, numbers, returned, kept)
         queue[#queue + 1] = { step = tonumber(step), page = page }
       end
     end
-    spread_later(r, queue, 1)
+    rules.spread_later(r, queue, 1)
   end
   -- In the order in which they lose their last need here.
   table.sort(dependents, function(a, b) return turn[a[1]] < turn[b[1]] end)
@@ -540,5 +549,5 @@ local function end_done(r, numbers, returned, kept)
       met[#met + 1] = waits[1]
     end
   end
-  go_on(r, meet(r, met, ended, sizes))
+  go_on(r, rules.meet(r, met, ended, sizes))
 end
