@@ -30,6 +30,7 @@ import actorwork
 from actorwork.testing import pytest_plugin
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_server import RedisServer
+from tests import fork_server
 
 # A busy machine is slow: the time that an example takes is no property of the code. Each run has the same examples, so
 # that what fails is the change; `--hypothesis-profile hunt` looks at others.
@@ -181,6 +182,10 @@ def _with_minutes_first(items: list[pytest.Item], workers: int) -> list[pytest.I
         dealt += share + rest[:more]
         del rest[:more]
     return dealt + rest
+
+
+def pytest_sessionfinish() -> None:
+    fork_server.close_shared()
 
 
 def pytest_collection_finish() -> None:

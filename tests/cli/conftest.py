@@ -18,6 +18,7 @@ from actorwork.abc import Broker
 from actorwork.brokers import open_broker
 from actorwork.cli.commands import actorwork
 from actorwork.state.known_actors import enter_actors
+from tests.fork_server import ForkedPopen
 
 HOUSE = Path(__file__).parents[2]
 
@@ -107,7 +108,7 @@ class Shell:
         return json.loads(self(*arguments, "--json", code=code, input=input).stdout)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return ForkedPopen(
             [sys.executable, "-m", "actorwork", *arguments],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(HOUSE), "ACTORWORK_BROKER": self.url, **environment},

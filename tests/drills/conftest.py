@@ -30,10 +30,10 @@ from actorwork.streams.broker import RedisBroker
 from actorwork.testing.ledger import Account, Ledger
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_server import RedisServer
+from tests.fork_server import ROOT, ForkedPopen
 from tests.patience import PATIENCE
 
 from . import workers
-from .fork_server import ROOT, ForkServer, Process
 
 
 async def until(condition: Callable[[], object], what: str, *, within: float = PATIENCE) -> None:
@@ -81,7 +81,7 @@ def is_locked(url: str) -> bool:
 class Node:
     """A process that runs one of the workers' trees."""
 
-    def __init__(self, process: Process, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
         self.pid = process.pid
         self._log = log
@@ -174,9 +174,8 @@ MANY = 1000
 class Drill:
     """A ledger, and the nodes that write to it."""
 
-    def __init__(self, folder: Path, forks: ForkServer) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._forks = forks
         self.ledger = Ledger(folder / "ledger")
         self.nodes: list[Node] = []
 
@@ -204,17 +203,11 @@ class Drill:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTORWORK_")}
         environment |= {"PYTHONPATH": str(ROOT), VARIABLE: crash_at}
         log.touch()
-        process: Process
-        if fresh or through:
-            with log.open("wb") as file:
-                process = subprocess.Popen(
-                    [*through, sys.executable, str(program.__file__), *arguments],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stderr=file,
-                )
-        else:
-            process = self._forks.start(program.__name__, arguments, environment, log)
+        is_fresh = fresh or bool(through)
+        start: type[subprocess.Popen[bytes]] = subprocess.Popen if is_fresh else ForkedPopen[bytes]
+        command = [*through, sys.executable, str(program.__file__)] if is_fresh else ["call", program.__name__]
+        with log.open("wb") as file:
+            process = start([*command, *arguments], env=environment, stdin=subprocess.DEVNULL, stderr=file)
         node = Node(process, log)
         self.nodes.append(node)
         return node
@@ -244,18 +237,9 @@ class Drill:
         self.ledger.close()
 
 
-@pytest.fixture(scope="session")
-def forks() -> Generator[ForkServer]:
-    server = ForkServer()
-    try:
-        yield server
-    finally:
-        server.close()
-
-
 @pytest.fixture
-def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: ForkServer) -> Generator[Drill]:
-    drill = Drill(tmp_path, forks)
+def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Drill]:
+    drill = Drill(tmp_path)
     monkeypatch.setattr(workers, "ledger", drill.ledger, raising=False)
     try:
         yield drill

@@ -17,7 +17,6 @@ from tests.forms import forms
 from tests.patience import PATIENCE
 
 from .conftest import Drill, Line, Place, Redis, open_place, until
-from .fork_server import ForkServer
 from .workers import Clerk
 
 DESK = "desk"
@@ -79,8 +78,8 @@ def server() -> Generator[Redis]:
 
 
 @pytest.fixture(scope="module")
-def redis_office(server: Redis, tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Generator[Office]:
-    office = Office(Drill(tmp_path_factory.mktemp("office"), forks), server.url)
+def redis_office(server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Generator[Office]:
+    office = Office(Drill(tmp_path_factory.mktemp("office")), server.url)
     try:
         yield office
     finally:
@@ -88,9 +87,9 @@ def redis_office(server: Redis, tmp_path_factory: pytest.TempPathFactory, forks:
 
 
 @pytest.fixture(scope="module")
-def embedded_office(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Generator[Office]:
+def embedded_office(tmp_path_factory: pytest.TempPathFactory) -> Generator[Office]:
     folder = tmp_path_factory.mktemp("office")
-    office = Office(Drill(folder, forks), f"sqlite:///{folder}/messages.db")
+    office = Office(Drill(folder), f"sqlite:///{folder}/messages.db")
     try:
         yield office
     finally:

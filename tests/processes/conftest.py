@@ -1,5 +1,6 @@
 """Fixtures for tests with processes: a broker that all of them reach, and what the actors wrote."""
 
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.fork_server import HAS_FORKS, ForkedPopen, spawn_by_fork
 from tests.patience import PATIENCE
 
 from . import workers
@@ -65,6 +67,18 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     return Said(file)
 
 
+@pytest.fixture(autouse=True)
+def _forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes of trees, unless a test is to see new interpreters (`@pytest.mark.usefixtures("fresh")`)."""
+    if HAS_FORKS and "fresh" not in request.fixturenames:
+        monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", spawn_by_fork)
+
+
+@pytest.fixture
+def fresh() -> None:
+    """Start the processes of trees as new interpreters."""
+
+
 @pytest.fixture(params=["embedded", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "redis":
@@ -86,7 +100,7 @@ class Program:
     ) -> None:
         self.log = log
         with log.open("wb") as output:
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] = ForkedPopen(
                 [sys.executable, str(program), *arguments],
                 stdout=output,
                 stderr=output,

@@ -66,6 +66,7 @@ def pids(system: System) -> list[int]:
 
 
 @AT_A_FILE
+@pytest.mark.usefixtures("fresh")
 async def test_children_live_in_another_process_and_end_with_the_system(url: str, said: Said):
     async with open_system(Process([Worker]), broker=url) as system:
         (pid,) = pids(system)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fork_server import ForkedPopen
 from tests.forms import forms
 from tests.patience import PATIENCE, TRIALS
 
@@ -87,7 +88,7 @@ class Program:
         broker = f"BROKER = 'sqlite:///{directory}/messages.sqlite3'\n"
         file.write_text(PROGRAM + broker + textwrap.dedent(main))
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[bytes] = ForkedPopen(
             [sys.executable, str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
