@@ -17,6 +17,7 @@ from actorwork.clients.receipts import Receipt
 from actorwork.events import Event
 from actorwork.message import Envelope, MessageIds, Status
 from actorwork.streams.broker import RedisBroker
+from actorwork.streams.keys import PAUSED, REPORTS, TRIGGER_CHANGES
 from actorwork.testing.conformance import open_consumer
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_sentinel import Member
@@ -207,3 +208,32 @@ async def test_a_node_has_one_connection_to_each_primary_one_for_each_shard_and_
     assert [one["actorwork"] for one in found] == [1] * primaries
     assert [one["actorwork-reader"] for one in found] == [1] * primaries
     assert sum(one["actorwork-lease"] for one in found) == 1
+
+
+OF_A_NODE = {"set", "time", "exists", "lpop"}
+"""What a node sends wherever its own keys are: it renews its lease, and then looks for commands to it."""
+OF_THE_TEST = ("client", "cluster", "config", "hello", "info", "ping")
+
+
+async def test_an_idle_node_asks_nothing_of_a_primary_that_has_none_of_its_sources(
+    redis_cluster: RedisCluster,
+):
+    redis_cluster.flush()
+    source = Echo.settings.default_source
+    there = redis_cluster.owner(source)
+    asked = {there, redis_cluster.owner(PAUSED), redis_cluster.owner(REPORTS), redis_cluster.owner(TRIGGER_CHANGES)}
+
+    def maintained(known: Counter[str]) -> int:
+        return (calls(there) - known)["hscan"]
+
+    async with open_system(Echo, broker=redis_cluster.url):
+        with trio.fail_after(PATIENCE):
+            while True:
+                begun = calls(there)
+                others = {member: calls(member) for member in redis_cluster.primaries if member not in asked}
+                while maintained(begun) < 2:  # noqa: ASYNC110 - no event says so
+                    await trio.sleep(0.02)
+                sent = {name for member, known in others.items() for name in calls(member) - known}
+                if all(name in OF_A_NODE or name.startswith(OF_THE_TEST) for name in sent):
+                    break  # Else it has begun only now.
+    assert others
