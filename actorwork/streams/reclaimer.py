@@ -12,9 +12,9 @@ costs a fraction. No node leads: the first that asks when it is time maintains. 
 
 On a cluster each node may read hundreds of shards, as many as there are primaries, and so may hundreds of nodes. If
 each of them looked at each shard every second, a primary would get more looks the more primaries there are. So of all
-nodes that have room 16 in a second look at a shard, and a node looks at four of its shards in a second at least. If
-most nodes end at once, it therefore soon meets a shard that none has maintained, and then looks at all of them. While a
-message of a shard is in flight here, the node looks at that shard every second: the message may be cancelled.
+nodes that have room, 16 look at a shard in each second on average, and each of them at four of its shards at least. If
+most nodes end at once, the others therefore soon meet a shard that none has maintained, and then look at all of them.
+While a message of a shard is in flight here, the node looks at that shard every second: the message may be cancelled.
 
 Entries that are taken over reach the sink as those that are read. The script call is shielded for two seconds: if the
 task stopped waiting for the reply, the entries would be pending under our name without our knowledge. If the reply is
@@ -65,6 +65,12 @@ another one that looks sooner.
 """
 _FURTHEST: Final = 10.0
 """The same at most, if it looks at several others of its source sets in each second."""
+_FAR_SPREAD: Final = 0.5
+"""Part of that by which looks come earlier if they are rarer. With less, nodes look in waves, and the number of looks
+in a second does not tell how many nodes there are.
+"""
+_PER_SECOND: Final = _FEW * (1 - _FAR_SPREAD / 2)
+"""Nodes for each second between the looks of one: then as many as are few look in a second."""
 _LOOKS: Final = 4
 """How many looks in a second that are."""
 _STALE: Final = 1.0
@@ -152,11 +158,12 @@ class _Times:
             return _EVERY
         if trio.current_time() < self._careful_until:
             return _IDLE_EVERY
-        return max(_IDLE_EVERY, min(self.furthest, self.nodes / _FEW, self.roomy / _FEW))
+        return max(_IDLE_EVERY, min(self.furthest, min(self.nodes, self.roomy) / _PER_SECOND))
 
     def look_every(self, seconds: float) -> None:
         self._is_far = seconds > _EVERY
-        self._look_at = self.looked_at + seconds * (1 - _SPREAD * self.dice())
+        spread = _SPREAD if seconds <= _IDLE_EVERY else _FAR_SPREAD
+        self._look_at = self.looked_at + seconds * (1 - spread * self.dice())
 
     def look_after(self, seconds: float, *, is_last: bool) -> None:
         """Look when another node should have maintained, in case that it has ended; some look last."""
