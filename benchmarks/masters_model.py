@@ -71,7 +71,7 @@ def simulate(figures: dict[str, Any], costs: dict[str, Any], kinds: tuple[str, .
     at_sender = max(costs[kinds[0]]["client_us"] / 1e6 - (0 if "drain" in kinds else at_node), 1e-6)
     places = shares(primaries, random)
     most = max(Counter(places).values()) * primaries / len(places)
-    of_shards, of_node = (SHARDS * part for part in parts_of_fleets(figures))
+    of_shards, of_node = (SHARDS * part for part in figures["parts"])
     gossip = figures["gossip"]["server_ms_s"] / 1e3
     rate, nodes, senders, other = 0.0, 1, 1, 0.0
     for _ in range(50):  # More messages want more nodes, which cost the primaries something.
@@ -86,10 +86,15 @@ def simulate(figures: dict[str, Any], costs: dict[str, Any], kinds: tuple[str, .
     )
 
 
-def parts_of_fleets(figures: dict[str, Any]) -> tuple[float, float]:
-    """Return what part of a primary's time one shard takes, and one node that reads it, with nothing to do."""
+def parts_of_fleets(figures: dict[str, Any]) -> tuple[float, float] | None:
+    """Return what part of a primary's time one shard takes, and one node that reads it, with nothing to do.
+
+    None if no fleets were measured with this number of primaries: each is one process, of thousands of connections.
+    """
     names = [name for name in figures if name.endswith(" nodes")]
     fleets = sorted((figures[name]["nodes"], figures[name]["server_ms_s"]) for name in names)
+    if not fleets:
+        return None
     (few, least), (many, most) = fleets[0], fleets[-1]
     of_node = max(0.0, (most - least) / (many - few))
     return (least - few * of_node) / 1e3 / figures["primaries"], of_node / 1e3 / figures["primaries"]
@@ -172,6 +177,12 @@ def main() -> None:
         one = json.loads(line)
         by_primaries.setdefault(one["primaries"], []).append(one)
     figures = [least(some) for _, some in sorted(by_primaries.items())]
+    parts: tuple[float, float] | None = None
+    for one in figures:
+        parts = parts_of_fleets(one) or parts
+        if parts is None:
+            parser.error("no fleets were measured: run benchmarks.masters with --fleet")
+        one["parts"] = parts  # If there are none, those of fewer primaries.
     print_measured(figures)
     print_simulated(figures)
 
