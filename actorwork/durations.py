@@ -59,3 +59,11 @@ def seconds_of(what: str, value: Duration) -> float:
     if isinstance(found, bool) or not isinstance(found, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"{what} wants seconds, a timedelta, or {IN_WORDS}, got {value!r}")
     return found
+
+
+def timeout_of(value: Duration) -> float:
+    """Convert the `timeout` of a wait to seconds, 0 or more; raises `TypeError` or `ValueError`."""
+    seconds = value if type(value) is float or type(value) is int else seconds_of("timeout", value)
+    if seconds >= 0:
+        return seconds
+    raise ValueError(f"timeout wants 0 seconds or more, got {value!r}")  # NaN too: a wait until NaN would never end.

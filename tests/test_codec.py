@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum, IntFlag, StrEnum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, NamedTuple, Self, TypedDict
 from uuid import UUID
 
 import attrs
@@ -99,6 +99,29 @@ def test_a_record_comes_in_as_it_went_out(order: Order):
     assert wire == "Order"
     assert decode_value(data, Order) == order
     assert MessageDecoder(Order)(data) == order
+
+
+class Stop(NamedTuple):
+    # As below `from __future__ import annotations`, where every annotation is text.
+    place: "str"
+    at: "datetime"
+    tags: "frozenset[str]" = frozenset()
+    then: "Sequence[Stop]" = ()
+
+
+@attrs.frozen
+class Journey:
+    stops: list[Stop]
+
+
+def test_a_named_tuple_comes_in_as_it_went_out():
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    journey = Journey([Stop("Ulm", noon), Stop("Bonn", noon, frozenset({"late"}), (Stop("Köln", noon),))])
+    data, _ = encode(journey)
+    assert json.loads(data)["stops"][0] == ["Ulm", "2026-01-31T12:00:00+00:00", [], []]
+    assert decode_value(data, Journey) == journey
+    with pytest.raises(CodecError, match=r"at stops\[0\]\[1\]: wants a date and time \(ISO 8601\), got 'noon'"):
+        decode_value(b'{"stops": [["Ulm", "noon", [], []]]}', Journey)
 
 
 @given(JSON)

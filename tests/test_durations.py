@@ -1,6 +1,7 @@
 """Wherever the public face takes seconds, it takes a `timedelta` and text such as "30s" too."""
 
 import math
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -39,7 +40,7 @@ from actorwork import (
     receive,
     timeout,
 )
-from actorwork.durations import as_seconds, seconds_of
+from actorwork.durations import as_seconds, seconds_of, timeout_of
 from actorwork.policy.batches import Batching
 from actorwork.policy.sending import Sending
 from actorwork.runtime.options import Options
@@ -133,6 +134,12 @@ def test_an_argument_that_is_no_duration_is_refused_by_its_name():
     given: Any = [1]
     with pytest.raises(TypeError, match=r"timeout wants seconds, a timedelta, or text .* got \[1\]"):
         seconds_of("timeout", given)
+
+
+@pytest.mark.parametrize("given", [-1, math.nan, timedelta(seconds=-1)], ids=repr)
+def test_a_wait_that_could_not_end_in_time_is_refused(given: Duration):
+    with pytest.raises(ValueError, match=f"^timeout wants 0 seconds or more, got {re.escape(repr(given))}$"):
+        timeout_of(given)
 
 
 async def test_calls_take_every_form_of_a_duration(mock_clock: MockClock):

@@ -20,7 +20,7 @@ from actorwork.abc import Broker, EventSink, FunctionActor
 from actorwork.actors.handlers.table import handlers_of
 from actorwork.actors.tree.hooks import Hooks
 from actorwork.clients.identity import whoami
-from actorwork.clients.receipts import Receipt
+from actorwork.clients.receipts import Receipt, check_id
 from actorwork.clients.refs import StreamRef, declared_result
 from actorwork.clients.sender import Sender, source_name
 from actorwork.clients.titles import title_of
@@ -298,6 +298,7 @@ class Client:
         declare. Without it, the result is the JSON value that is stored. Whether there is such a message is known when
         the receipt is used. Where the actor is known, `ref(actor)` has receipts that need not look for it.
         """
+        check_id(id)
         return Receipt(id, "", self._sender, "its actor", Any if of is None else declared_result(of))
 
     # ---- workflows ----

@@ -15,9 +15,10 @@ import attrs
 
 from actorwork.clients.driver import OutOfTime
 from actorwork.clients.sender import Sender, reply
-from actorwork.durations import Duration, seconds_of
+from actorwork.durations import Duration, timeout_of
 from actorwork.errors import AskTimeout
 from actorwork.message import Outcome, Status
+from actorwork.policy.bounds import is_utf8
 from actorwork.records import MessageInfo
 
 R_co = TypeVar("R_co", covariant=True)
@@ -42,7 +43,7 @@ class Receipt(Generic[R_co]):
         Its status is UNKNOWN if no such message was submitted, or if it is kept no longer: an open one is kept, one
         that is over for its `results_ttl`.
         """
-        timeout = seconds_of("timeout", timeout)
+        timeout = timeout_of(timeout)
         try:
             return await self._sender.driver.within(timeout, self._look)
         except OutOfTime:
@@ -77,7 +78,7 @@ class Receipt(Generic[R_co]):
         was never submitted, or whose result is kept no longer, and for a step of a run that is over: `run.steps()` has
         its result. If cancelled, the outcome is not lost.
         """
-        timeout = seconds_of("timeout", timeout)
+        timeout = timeout_of(timeout)
         info = MessageInfo(id=self.id, source=self.source)
 
         async def look() -> tuple[MessageInfo, Outcome | None]:
@@ -190,6 +191,14 @@ class Receipt(Generic[R_co]):
             f"there is no result of message {self.id} at {self._sender.url}: it was never submitted, or its result is"
             " kept no longer"
         )
+
+
+def check_id(id: object) -> None:
+    """Raise `TypeError` or `ValueError` for what is no id of a message: None from a database, bytes, lone surrogates."""
+    if not isinstance(id, str):
+        raise TypeError(f"a receipt wants the id of a message, a str, got {id!r}")
+    if not is_utf8(id):
+        raise ValueError(f"a receipt wants an id that can be written as UTF-8, got {id!r}")
 
 
 def _state(info: MessageInfo, whom: str) -> str:

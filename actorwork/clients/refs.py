@@ -20,9 +20,9 @@ import attrs
 
 from actorwork.abc import FunctionActor
 from actorwork.actors.handlers.table import HandlerTable, handlers_of
-from actorwork.clients.receipts import Receipt
+from actorwork.clients.receipts import Receipt, check_id
 from actorwork.clients.sender import Sender, reply
-from actorwork.durations import Duration, seconds_of
+from actorwork.durations import Duration, timeout_of
 from actorwork.errors import WouldWaitForItself
 from actorwork.message import CHAIN, NO_HEADERS, RESULT_TTL, Envelope, Json, Message, Untyped, declared_reply
 from actorwork.policy.sending import PLAIN, Sending, SendOptions, SubmitOptions, results_ttl_of
@@ -90,7 +90,7 @@ class StreamRef(Generic[A_co]):
         or a cancellation the message may still be handled.
         """
         self._check(message)
-        sending, timeout = Sending.of(options) if options else PLAIN, seconds_of("timeout", timeout)
+        sending, timeout = Sending.of(options) if options else PLAIN, timeout_of(timeout)
         chain, asking = asking_for(self.source, sending.key)
         message_id, outcome = await self._sender.ask(
             repr(self.title), self.source, message, timeout, sending, self._priority, chain, asking
@@ -136,6 +136,7 @@ class StreamRef(Generic[A_co]):
         `of` is the class of the message, or the function that it calls: then the result has the type that these
         declare. Without it, the result is the JSON value that is stored.
         """
+        check_id(id)
         return Receipt(id, self.source, self._sender, repr(self.title), Any if of is None else declared_result(of))
 
     def _submitted(self, message: object, options: SubmitOptions) -> Envelope:

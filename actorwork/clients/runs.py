@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from actorwork import codec
 from actorwork.clients.driver import OutOfTime
 from actorwork.clients.sender import Sender
-from actorwork.durations import Duration, seconds_of
+from actorwork.durations import Duration, timeout_of
 from actorwork.errors import AskTimeout, CodecError, MessageFailed
 from actorwork.policy.bounds import check_name
 from actorwork.policy.runs.values import RunInfo, Status, StepInfo
@@ -92,7 +92,7 @@ class Run(Generic[R_co]):
         Raises `MessageFailed`, which names the step that failed, `AskTimeout`, and `LookupError` for a run that does
         not exist or is kept no longer. If cancelled, nothing is lost.
         """
-        timeout = seconds_of("timeout", timeout)
+        timeout = timeout_of(timeout)
         driver = self._sender.driver
         info = RunInfo(id=self.id)
 

@@ -22,10 +22,11 @@ from decimal import Decimal
 from enum import Enum, Flag
 from functools import cache
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Union, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import cattrs
+from cattrs.cols import is_namedtuple
 from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
 from cattrs.gen import mapping_structure_factory  # pyright: ignore[reportUnknownVariableType]
 
@@ -162,6 +163,32 @@ def _refuse_other_than_arrays(converter: cattrs.Converter) -> None:
     converter.register_structure_hook_factory(is_array, make)
 
 
+# cattrs takes the annotations of a named tuple as they stand, and they are strings below `from __future__ import
+# annotations`: these two resolve them.
+
+
+def _parts_of(cls: Any) -> Any:
+    """Return the type of the plain tuple that a named tuple is in JSON."""
+    return types.GenericAlias(tuple, tuple(get_type_hints(cls, include_extras=True).values()))
+
+
+def _structure_named_tuple_of(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    parts = _parts_of(cls)
+    try:
+        inner = converter.get_structure_hook(parts)
+    except RecursionError:  # It contains itself: what its parts want is looked up when there are some.
+        inner = converter.structure
+    return lambda value, _: cls(*inner(value, parts))
+
+
+def _unstructure_named_tuple_of(cls: Any, converter: cattrs.Converter) -> Callable[[Any], Any]:
+    parts = _parts_of(cls)
+    try:
+        return converter.get_unstructure_hook(parts)
+    except RecursionError:
+        return lambda value: converter.unstructure(value, unstructure_as=parts)
+
+
 _MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 
 
@@ -221,6 +248,8 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Enum), _structure_enum)
     converter.register_structure_hook_func(is_model, _structure_model)
     converter.register_unstructure_hook_func(is_model, _unstructure_model)
+    converter.register_structure_hook_factory(is_namedtuple, _structure_named_tuple_of)
+    converter.register_unstructure_hook_factory(is_namedtuple, _unstructure_named_tuple_of)
     _refuse_other_than_arrays(converter)
     _read_keys_as_text(converter)
     for cls in (datetime, date, time):

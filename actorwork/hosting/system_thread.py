@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from actorwork.asynchronous.blocks import Block
-from actorwork.durations import Duration, seconds_of
+from actorwork.durations import Duration, timeout_of
 from actorwork.errors import ActorStopped, NotRunning
 from actorwork.hosting.thread import MARGIN, Hosting, HostThread, log, stuck
 from actorwork.runtime.options import Options, SystemOptions
@@ -69,7 +69,7 @@ class SystemThread:
         Raises what the start of `open_system` raises. After `timeout` seconds, or an interrupt, the start is cancelled;
         the former raises `TimeoutError`. Raises `NotRunning` where no thread can run.
         """
-        seconds = seconds_of("timeout", timeout)
+        seconds = timeout_of(timeout)
         if self._host is not None:
             raise NotRunning(f"this SystemThread was started already, in process {self._host.pid}: make another one")
         host = HostThread(self._hosting)
@@ -92,7 +92,7 @@ class SystemThread:
         Does nothing if the system is not started. An interrupt makes it hurry: handlers are cancelled. Raises the
         error of a tree that could not be kept alive, and `TimeoutError` if a blocked handler keeps the thread.
         """
-        seconds = self._hosting.grace if timeout is None else seconds_of("timeout", timeout)
+        seconds = self._hosting.grace if timeout is None else timeout_of(timeout)
         host = self._host
         if host is None:
             return
@@ -117,7 +117,7 @@ class SystemThread:
     def wait(self, *, timeout: Duration = math.inf) -> bool:
         """Wait until the system has ended by itself; return whether it has. Raises its failure."""
         host = self._running()
-        is_over = _wait(host.ended, seconds_of("timeout", timeout))
+        is_over = _wait(host.ended, timeout_of(timeout))
         if host.failure is not None:
             raise host.failure
         return is_over

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
-from actorwork.durations import Duration, as_seconds, seconds_of
+from actorwork.durations import Duration, as_seconds, timeout_of
 from actorwork.errors import BrokerError, LockLost, LockTimeout
 from actorwork.policy.bounds import check_name, is_number
 
@@ -227,7 +227,7 @@ class Lock:
         Waits at most `timeout` (0: tries once), then raises `LockTimeout`. If the lock is lost, the block is
         cancelled and raises `LockLost`.
         """
-        limit = seconds_of("timeout", timeout)
+        limit = timeout_of(timeout)
         # The broker only compares owners. The rest of the text is for people who look for who has the lock.
         owner = f"{secrets.token_hex(8)} {self._who}".rstrip()
         held = Held(self._values, self._name, owner, self._ttl, self._waiting)

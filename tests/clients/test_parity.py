@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -101,6 +102,14 @@ WRONG: Final[dict[str, Call]] = {
     "a wait in vain": lambda client: client.ref("nobody").receipt("submitted").result(timeout=0.01),
     "the result of none": lambda client: client.ref("nobody").receipt("1").result(timeout=60),
     "a timeout that is none": lambda client: client.ref("nobody").ask({}, timeout="soon"),
+    "an ask until no time": lambda client: client.ref("nobody").ask({}, timeout=float("nan")),
+    "an ask until before": lambda client: client.ref("nobody").ask({}, timeout=-1),
+    "a wait until no time": lambda client: client.ref("nobody").receipt("submitted").result(timeout=float("nan")),
+    "a state until before": lambda client: client.ref("nobody").receipt("submitted").info(timeout=timedelta(-1)),
+    "a run until no time": lambda client: client.run("waits").result(timeout=float("nan")),
+    "a receipt of nothing": lambda client: client.receipt(None),
+    "a receipt of bytes": lambda client: client.ref("nobody").receipt(b"submitted"),
+    "a receipt of no text": lambda client: client.receipt("\ud800"),
     "a key that is taken": lambda client: client.ref(Calculator).tell(Square(2), unique="taken"),
     "a pause of two things": lambda client: client.pause(actor=Calculator, source="orders"),
     "no message at all": lambda client: client.messages(limit=0),

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -24,6 +26,7 @@ from actorwork import (
 )
 from actorwork.actors.tree.spec import Replicas
 from actorwork.actors.tree.walking import actors_of, processes_of, root_of
+from actorwork.runtime.processes.launching import refuse_what_cannot_travel
 from actorwork.testing.memory import MemoryBroker
 from tests.patience import PATIENCE
 
@@ -184,6 +187,19 @@ def test_what_is_typed_into_a_session_is_refused_in_a_process_in_one_sentence(wh
         f"actorwork.errors.SettingsError: {name!r} is defined in a session that is no file (a REPL, a notebook,"
         " standard input), so the process 'far' cannot import it: write it into a module, and import it from there"
     )
+
+
+@pytest.mark.parametrize("name", ["shop.__main__", "__main__"], ids=["package", "archive"])
+def test_what_the_main_file_of_a_package_defines_is_refused_in_a_process(name: str, monkeypatch: pytest.MonkeyPatch):
+    main = ModuleType("__main__")
+    main.__spec__ = ModuleSpec(name, None)
+    typed = type("Typed", (Actor,), {"__module__": "__main__"})
+    vars(main)["Typed"] = typed
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(
+        SettingsError, match=r"'Typed' is defined in a __main__\.py, .* the process 'far' cannot import"
+    ):
+        refuse_what_cannot_travel(Process([typed], name="far"), None)
 
 
 def test_what_a_session_imports_from_a_module_runs_in_a_process(file_url: str):

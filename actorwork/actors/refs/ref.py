@@ -14,7 +14,7 @@ from actorwork.actors.handlers.table import local_keywords
 from actorwork.actors.mailbox.calls import LocalCall, RankedCall
 from actorwork.actors.mailbox.mailbox import Mailbox
 from actorwork.actors.wakeups import Reply, check_deadlock, check_thread, working, wrong_thread
-from actorwork.durations import Duration, seconds_of
+from actorwork.durations import Duration, timeout_of
 from actorwork.errors import MessageRefused
 from actorwork.message import Priority
 
@@ -121,7 +121,7 @@ class ActorRef(Generic[A]):
         if timeout is None:
             await mailbox.deliver(call)
             return await reply.wait()
-        timeout = seconds_of("timeout", timeout)
+        timeout = timeout_of(timeout)
         expiry = self._cell.expiries.add(reply, timeout, self._cell.title, message)
         try:
             if mailbox.has_room:

@@ -14,7 +14,7 @@ import trio
 from actorwork import codec
 from actorwork.bridges.celery import wire
 from actorwork.bridges.celery.wire import CeleryStatus, StoredResult, TaskMessage
-from actorwork.durations import Duration, seconds_of
+from actorwork.durations import Duration, seconds_of, timeout_of
 from actorwork.errors import AskTimeout, MessageFailed
 from actorwork.message import NO_HEADERS, Json
 from actorwork.streams.transport.client import RedisClient, open_client
@@ -154,7 +154,7 @@ class CeleryResult:
         Raises `MessageFailed` with the error of the task (of type `TaskRevokedError` if it was revoked), and
         `AskTimeout`, after which the task may still be handled.
         """
-        seconds = seconds_of("timeout", timeout)
+        seconds = timeout_of(timeout)
         with trio.move_on_after(seconds):
             found = await self._client.wait(self.id)
             if found.failure is None:

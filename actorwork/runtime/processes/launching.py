@@ -57,7 +57,7 @@ def refuse_what_cannot_travel(spec: Process, options: object) -> None:
             "the main module starts a tree with processes while such a process imports it;"
             ' start it below `if __name__ == "__main__":`'
         )
-    is_main_a_file = _is_main_a_file()
+    where = _main_that_is_no_module()
     for what, name in (*((child, repr(child.title)) for child in spec.children), (options, "an option of the system")):
         pickler = _NameFinder(io.BytesIO(), pickle.HIGHEST_PROTOCOL)
         try:
@@ -68,10 +68,10 @@ def refuse_what_cannot_travel(spec: Process, options: object) -> None:
                 " use classes and functions at the top level of a module, arguments that can be pickled, and open"
                 " connections and the like in startup()"
             ) from error
-        if pickler.of_main and not is_main_a_file:
+        if pickler.of_main and where:
             raise SettingsError(
-                f"{pickler.of_main[0]!r} is defined in a session that is no file (a REPL, a notebook, standard input),"
-                f" so the process {spec.title!r} cannot import it: write it into a module, and import it from there"
+                f"{pickler.of_main[0]!r} is defined in {where}, so the process {spec.title!r} cannot import it:"
+                " write it into a module, and import it from there"
             )
 
 
@@ -88,13 +88,16 @@ class _NameFinder(ForkingPickler):
         return NotImplemented
 
 
-def _is_main_a_file() -> bool:
-    """Whether a process can import the main module, by what multiprocessing goes by."""
+def _main_that_is_no_module() -> str:
+    """Return what the main module is, if a process cannot import it; "" if it can. This is what multiprocessing does."""
     main = sys.modules["__main__"]
-    if getattr(getattr(main, "__spec__", None), "name", None):
-        return True  # python -m
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name:  # python -m, or the path of a directory or an archive
+        return "a __main__.py, which runs and is not imported" if name.rpartition(".")[2] == "__main__" else ""
     file = getattr(main, "__file__", None)
-    return file is not None and Path(file).exists()
+    if file is not None and Path(file).exists():
+        return ""
+    return "a session that is no file (a REPL, a notebook, standard input)"
 
 
 @attrs.frozen
