@@ -194,7 +194,7 @@ class Receipt(Generic[R_co]):
 
 
 def check_id(id: object) -> None:
-    """Raise `TypeError` or `ValueError` for what is no id of a message: None from a database, bytes, lone surrogates."""
+    """Raise `TypeError` or `ValueError` for what is no id of a message: None of a database, bytes, lone surrogates."""
     if not isinstance(id, str):
         raise TypeError(f"a receipt wants the id of a message, a str, got {id!r}")
     if not is_utf8(id):

@@ -89,7 +89,7 @@ class _NameFinder(ForkingPickler):
 
 
 def _main_that_is_no_module() -> str:
-    """Return what the main module is, if a process cannot import it; "" if it can. This is what multiprocessing does."""
+    """Return what the main module is if a process cannot import it, by what multiprocessing goes by; "" if it can."""
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
     if name:  # python -m, or the path of a directory or an archive
