@@ -84,7 +84,7 @@ class BlockingCluster(Routing):
         """The connections of clients that were closed."""
         self._is_stale = True
         self._is_closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pid = os.getpid()
         self._here = threading.local()
 
@@ -196,10 +196,10 @@ class BlockingCluster(Routing):
     def _look_now(self) -> None:
         self._is_stale = True
 
-    def _locked(self) -> threading.Lock:
+    def _locked(self) -> threading.RLock:
         if self._pid != os.getpid():
             # A child process: its parent may have held the lock when it forked.
-            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._pid, self._lock = os.getpid(), threading.RLock()
         return self._lock
 
     # ---- connections ----

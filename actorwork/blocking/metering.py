@@ -16,7 +16,7 @@ class SharedMeter:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal handler may send in the midst of this thread's counting.
         # A thread that counts at the moment of a fork is not there in the child, and would never let go of the lock.
         renew = weakref.WeakMethod(self._renew)
         os.register_at_fork(after_in_child=lambda: method() if (method := renew()) is not None else None)
@@ -33,4 +33,4 @@ class SharedMeter:
             self._meter.took_to_send(outcome, seconds)
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()

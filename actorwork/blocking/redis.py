@@ -8,9 +8,9 @@ reset.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -118,8 +118,10 @@ class BlockingRedis(CommonCommands):
         self.deadlines = deadlines
         self._patience = patience
         self._emit = emit
+        # Used without a lock, in steps that nothing divides: a signal handler, or a `__del__`, may interrupt a call of
+        # its own thread and send, and would wait for that call for ever.
         self._idle: list[BlockingConnection] = []
-        self._lock = threading.Lock()
+        self._generations = itertools.count(1)
         self._is_closed = False
         self._is_lost = False
         """It has been reported that the server cannot be reached, and not yet that it can."""
@@ -228,8 +230,7 @@ class BlockingRedis(CommonCommands):
                 if self._is_lost:
                     self._is_lost = False
                     self._emit(BrokerBack(self.address.url))
-                with self._lock:
-                    self.generation += 1
+                self.generation = next(self._generations)
                 return connection
             failures += 1
             self._is_lost = True
@@ -271,33 +272,32 @@ class BlockingRedis(CommonCommands):
             raise OutOfTime
 
     def _take(self) -> BlockingConnection | None:
-        with self._lock:
-            return self._idle.pop() if self._idle else None
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _give(self, connection: BlockingConnection) -> None:
-        with self._lock:
-            if not self._is_closed:
-                self._idle.append(connection)
-                return
-        connection.close()
+        self._idle.append(connection)
+        if self._is_closed:  # perhaps since it was taken
+            self._drop_idle()
 
     def _drop_idle(self) -> None:
         # The server has restarted, or the network was away: what is idle is lost, too.
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        for _ in range(len(self._idle)):
+            connection = self._take()
+            if connection is not None:
+                connection.close()
 
     def close(self) -> None:
         self._is_closed = True
         self._drop_idle()
 
     def forked(self) -> None:
-        """Begin anew in a child process: the connections, and perhaps the lock, are the parent's."""
-        self._lock = threading.Lock()
+        """Begin anew in a child process: the connections are the parent's."""
         keep_for_ever(self._idle)
         self._idle = []
-        self.generation += 1
+        self.generation = next(self._generations)
 
 
 _of_parents: list[object] = []

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from actorwork.blocking.driver import Deadlines
@@ -15,7 +15,7 @@ from actorwork.embedded.location import Location, connect_for_threads, gone
 from actorwork.embedded.own_leases import OwnLeases
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import FIRST_PRUNE, Order, Turns
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, NotRunning
 
 
 class BlockingStore:
@@ -28,7 +28,10 @@ class BlockingStore:
         self._store: Store | None = None
         self._close: weakref.finalize[[], BlockingStore] | None = None
         """Closes the file, when it is called or when this store is garbage: a client need not be closed."""
-        self._lock = threading.Lock()
+        # The lock does not stop its own thread: a signal handler, or a `__del__`, which interrupts a call and uses this
+        # client, would wait for that call for ever. `_in_turn` refuses it instead.
+        self._lock = threading.RLock()
+        self._is_in_turn = False
         self._is_closed = False
         _stores.add(self)
 
@@ -66,32 +69,45 @@ class BlockingStore:
         results: list[Any] = []
         errors: list[BrokerError] = []
         order = Order(run, results.append, errors.append, rows, writes)
-        with self._lock:
-            store = self._opened()
-            notifications = self.turns.run(store, [order], time.monotonic(), time.time())
-            for notification in notifications:
-                notification()
+        self._in_turn(lambda store: self.turns.run(store, [order], time.monotonic(), time.time()))
         if errors:
             raise errors[0]
         return results[0]
 
     def look(self) -> None:
         """Fetch the replies that have come."""
+        self._in_turn(lambda store: self.turns.look(store, time.monotonic(), time.time()))
+
+    def _in_turn(self, work: Callable[[Store], Iterable[Callable[[], object]]]) -> None:
         with self._lock:
-            store = self._opened()
-            for notification in self.turns.look(store, time.monotonic(), time.time()):
-                notification()
+            if self._is_in_turn:
+                raise NotRunning(
+                    f"this thread is in the midst of another call of this client of {self.location}, which a signal"
+                    " handler or a __del__ has interrupted: note there what is to be sent, and send it later"
+                )
+            try:
+                self._is_in_turn = True
+                for notification in work(self._opened()):
+                    notification()
+            finally:
+                self._is_in_turn = False
+                if self._is_closed:  # perhaps by what has interrupted this
+                    self._release()
 
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
-            if self._close is not None:
-                self._close()
-            self._store = self._close = None
+            if not self._is_in_turn:
+                self._release()
+
+    def _release(self) -> None:
+        if self._close is not None:
+            self._close()
+        self._store = self._close = None
 
     def forked(self) -> None:
         """Begin anew in a child process, which leaves the connection to its parent (`embedded.files.Connection`)."""
-        self._lock = threading.Lock()
+        self._lock, self._is_in_turn = threading.RLock(), False
         if self._close is not None:
             self._close.detach()
         self._store = self._close = None
