@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,17 @@ async def start_one(broker: Any, hands: FakeConsumer, **options: Any) -> None:
     await hands.settle(await hands.take_one(), of(long("a")))
 
 
+@asynccontextmanager
+async def open_two(url: str, **options: Any) -> AsyncGenerator[tuple[Any, FakeConsumer, FakeConsumer]]:
+    """Open a broker, and consumers of the sources of both steps of `start_one`; `options` are those of the second."""
+    async with (
+        open_broker(url) as broker,
+        open_consumer(broker, "first", group="hands") as hands,
+        open_consumer(broker, "second", group="hands", **options) as body,
+    ):
+        yield broker, hands, body
+
+
 class Gate:
     """Holds the fetching of inputs up, until it is opened."""
 
@@ -251,55 +264,45 @@ class Gate:
 
 
 async def test_a_dead_letter_whose_run_is_gone_becomes_one_again_that_says_so(url: str) -> None:
-    async with open_broker(url) as any_broker:
-        broker: Any = any_broker
-        async with (
-            open_consumer(broker, "first", group="hands") as hands,
-            open_consumer(broker, "second", group="hands", is_told_failures=True) as body,
-        ):
-            await start_one(broker, hands)
-            await body.settle(await body.take_one(), Fail(FAILURE))
-            await body.settle(await body.take_one())  # That the hook is called.
+    async with open_two(url, is_told_failures=True) as (broker, hands, body):
+        await start_one(broker, hands)
+        await body.settle(await body.take_one(), Fail(FAILURE))
+        await body.settle(await body.take_one())  # That the hook is called.
 
-            async def is_over() -> bool:
-                info = await broker.runs.info("r")
-                return info is not None and info.status is Status.FAILURE
+        async def is_over() -> bool:
+            info = await broker.runs.info("r")
+            return info is not None and info.status is Status.FAILURE
 
-            await until(is_over, "the end of the run")
-            assert await broker.runs.forget("r")
-            letter = await letter_of(broker)
-            assert await broker.dead_letters.replay("second", [letter.entry]) == 1
-            told = await body.take_one()  # The message itself was not given to the actor.
-            failure: Any = told.headers[FAILED]
-            assert failure["type"] == "InputsGone"
-            assert "kept with run 'r', which was forgotten, or has ended longer ago than its" in failure["reason"]
-            await body.settle(told)
-            assert (await letter_of(broker)).failure.type == "InputsGone"
-            assert not body.waiting
+        await until(is_over, "the end of the run")
+        assert await broker.runs.forget("r")
+        letter = await letter_of(broker)
+        assert await broker.dead_letters.replay("second", [letter.entry]) == 1
+        told = await body.take_one()  # The message itself was not given to the actor.
+        failure: Any = told.headers[FAILED]
+        assert failure["type"] == "InputsGone"
+        assert "kept with run 'r', which was forgotten, or has ended longer ago than its" in failure["reason"]
+        await body.settle(told)
+        assert (await letter_of(broker)).failure.type == "InputsGone"
+        assert not body.waiting
 
 
 async def test_a_step_that_is_cancelled_while_its_inputs_are_fetched_ends_as_that(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    async with open_broker(url) as any_broker:
-        broker: Any = any_broker
-        async with (
-            open_consumer(broker, "first", group="hands") as hands,
-            open_consumer(broker, "second", group="hands") as body,
-        ):
-            await start_one(broker, hands)
-            await gate.begun.wait()
-            assert await broker.runs.cancel("r", "not wanted")
-            assert await broker.runs.forget("r")
-            await body.wait(lambda: body.seen(Settled), "its end")
-            (settled,) = body.seen(Settled)
-            assert settled.settlement == cancelled("not wanted")
-            await body.node.wait_settled()
-            assert await broker.backlog("second") == 0
-            assert await broker.dead_letters.list() == []
-            assert not body.offered
-            assert not body.cancelled
+    async with open_two(url) as (broker, hands, body):
+        await start_one(broker, hands)
+        await gate.begun.wait()
+        assert await broker.runs.cancel("r", "not wanted")
+        assert await broker.runs.forget("r")
+        await body.wait(lambda: body.seen(Settled), "its end")
+        (settled,) = body.seen(Settled)
+        assert settled.settlement == cancelled("not wanted")
+        await body.node.wait_settled()
+        assert await broker.backlog("second") == 0
+        assert await broker.dead_letters.list() == []
+        assert not body.offered
+        assert not body.cancelled
 
 
 async def test_a_step_of_a_run_that_is_gone_ends_as_cancelled_if_it_was_though_its_node_was_not_told(
@@ -311,23 +314,18 @@ async def test_a_step_of_a_run_that_is_gone_ends_as_cancelled_if_it_was_though_i
         return True
 
     monkeypatch.setattr(inputs.Inputs, "cancel", take_no_notice)
-    async with open_broker(url) as any_broker:
-        broker: Any = any_broker
-        async with (
-            open_consumer(broker, "first", group="hands") as hands,
-            open_consumer(broker, "second", group="hands") as body,
-        ):
-            await start_one(broker, hands)
-            await gate.begun.wait()
-            assert await broker.runs.cancel("r", "not wanted")
-            assert await broker.runs.forget("r")
-            gate.open.set()
-            await body.wait(lambda: body.seen(Settled), "its end")
-            (settled,) = body.seen(Settled)
-            assert settled.settlement == cancelled("not wanted")
-            await body.node.wait_settled()
-            assert await broker.dead_letters.list() == []
-            assert not body.offered
+    async with open_two(url) as (broker, hands, body):
+        await start_one(broker, hands)
+        await gate.begun.wait()
+        assert await broker.runs.cancel("r", "not wanted")
+        assert await broker.runs.forget("r")
+        gate.open.set()
+        await body.wait(lambda: body.seen(Settled), "its end")
+        (settled,) = body.seen(Settled)
+        assert settled.settlement == cancelled("not wanted")
+        await body.node.wait_settled()
+        assert await broker.dead_letters.list() == []
+        assert not body.offered
 
 
 async def test_a_node_that_ends_while_it_fetches_inputs_releases_the_step_to_another_one(
@@ -351,19 +349,14 @@ async def test_no_more_is_read_than_there_is_room_for_beside_steps_that_wait_for
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    async with open_broker(url) as any_broker:
-        broker: Any = any_broker
-        async with (
-            open_consumer(broker, "first", group="hands") as hands,
-            open_consumer(broker, "second", group="hands", room=2) as body,
-        ):
-            await start_one(broker, hands)
-            await gate.begun.wait()
-            await broker.publish([Envelope("second", str(number), b"1") for number in range(3)])
-            await body.wait(lambda: body.offered, "the first of them")
-            assert body.node.statistics()["read"] == 2
-            gate.open.set()
-            assert sorted(delivery.id for delivery in await body.take(4)) == ["0", "1", "2", "r/1"]
+    async with open_two(url, room=2) as (broker, hands, body):
+        await start_one(broker, hands)
+        await gate.begun.wait()
+        await broker.publish([Envelope("second", str(number), b"1") for number in range(3)])
+        await body.wait(lambda: body.offered, "the first of them")
+        assert body.node.statistics()["read"] == 2
+        gate.open.set()
+        assert sorted(delivery.id for delivery in await body.take(4)) == ["0", "1", "2", "r/1"]
 
 
 async def test_a_foreign_header_gets_no_results_of_a_run(url: str) -> None:
@@ -407,16 +400,11 @@ async def test_inputs_that_a_server_does_not_return_for_a_while_are_waited_for(
         return await fetch(*args)
 
     monkeypatch.setattr(inputs, "joined", fail_twice)
-    async with open_broker(redis_url) as any_broker:
-        broker: Any = any_broker
-        async with (
-            open_consumer(broker, "first", group="hands") as hands,
-            open_consumer(broker, "second", group="hands") as body,
-        ):
-            await start_one(broker, hands)
-            assert given(await body.take_one()) == long("a")
-            troubles = body.seen(BrokerTrouble)
-            assert [trouble.doing for trouble in troubles] == ["fetching the inputs of r/1"] * 2
+    async with open_two(redis_url) as (broker, hands, body):
+        await start_one(broker, hands)
+        assert given(await body.take_one()) == long("a")
+        troubles = body.seen(BrokerTrouble)
+        assert [trouble.doing for trouble in troubles] == ["fetching the inputs of r/1"] * 2
 
 
 @pytest.mark.parametrize("part", ["values", "steps"])
@@ -424,24 +412,19 @@ async def test_a_step_whose_run_is_damaged_is_a_dead_letter_that_says_what_is_la
     redis_url: str, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     gate = Gate(monkeypatch)
-    async with open_broker(redis_url) as any_broker:
-        broker: Any = any_broker
-        async with (
-            open_consumer(broker, "first", group="hands") as hands,
-            open_consumer(broker, "second", group="hands") as body,
-        ):
-            await start_one(broker, hands)
-            await gate.begun.wait()
-            key = f"{run_key('first', 'r')}:{part}"
-            await broker.client.call("DEL", key)
-            if part == "steps":
-                await broker.client.call("SET", key, "by hand")
-            gate.open.set()
-            await until_letters(broker, 1)
-            failure = (await letter_of(broker)).failure
-            assert failure.type == "InputsGone"
-            assert ("has no result of step 0 any more" if part == "values" else "WRONGTYPE") in failure.reason
-            assert not body.offered
+    async with open_two(redis_url) as (broker, hands, body):
+        await start_one(broker, hands)
+        await gate.begun.wait()
+        key = f"{run_key('first', 'r')}:{part}"
+        await broker.client.call("DEL", key)
+        if part == "steps":
+            await broker.client.call("SET", key, "by hand")
+        gate.open.set()
+        await until_letters(broker, 1)
+        failure = (await letter_of(broker)).failure
+        assert failure.type == "InputsGone"
+        assert ("has no result of step 0 any more" if part == "values" else "WRONGTYPE") in failure.reason
+        assert not body.offered
 
 
 async def test_a_step_whose_inputs_a_user_may_not_read_is_a_dead_letter_that_says_so(
@@ -451,17 +434,12 @@ async def test_a_step_whose_inputs_a_user_may_not_read_is_a_dead_letter_that_say
         raise inputs.NoPermissionError("this user has no permissions to run the 'hmget' command")
 
     monkeypatch.setattr(inputs, "joined", refuse)
-    async with open_broker(redis_url) as any_broker:
-        broker: Any = any_broker
-        async with (
-            open_consumer(broker, "first", group="hands") as hands,
-            open_consumer(broker, "second", group="hands") as body,
-        ):
-            await start_one(broker, hands)
-            await until_letters(broker, 1)
-            reason = (await letter_of(broker)).failure.reason
-            assert reason == "its inputs cannot be read: this user has no permissions to run the 'hmget' command"
-            assert not body.offered
+    async with open_two(redis_url) as (broker, hands, body):
+        await start_one(broker, hands)
+        await until_letters(broker, 1)
+        reason = (await letter_of(broker)).failure.reason
+        assert reason == "its inputs cannot be read: this user has no permissions to run the 'hmget' command"
+        assert not body.offered
 
 
 def test_scripts_and_those_who_send_them_mean_the_same_number_of_inputs() -> None:
