@@ -266,6 +266,8 @@ class EmbeddedRuns:
 
         plan = await kept(self._writer, plan) or plan
         is_new = await self._writer.ask(lambda store: store.runs.start(plan), rows=2 * min(len(plan.steps), CHUNK))
+        if plan.ahead is not None and not is_new:
+            await self._delete(plan.ahead)  # They were kept in vain.
         return is_new if plan.ahead is None else await self._all(plan.id, is_new)
 
     async def info(self, run: str) -> RunInfo | None:
@@ -316,9 +318,13 @@ class EmbeddedRuns:
         rows = await self._writer.ask(lambda store: store.runs.forget(run))
         if rows is None:
             return False
+        await self._delete(rows)
+        return True
+
+    async def _delete(self, rows: str) -> None:
+        """Delete the rows of a run page by page; if this ends in between, nodes do so later."""
         while not await self._writer.ask(lambda store: store.runs.loose.delete(rows), rows=CHUNK):
             pass
-        return True
 
 
 class EmbeddedStates:

@@ -452,9 +452,11 @@ async def test_a_client_that_dies_between_the_pages_of_a_run_has_begun_nothing(
         assert await broker.runs.list() == await broker.runs.steps(run) == []
         assert not await broker.runs.cancel(run, "there is none")
         assert await broker.backlog(SOURCE) == 0
+    before, _ = await rows_of(broker)
     # The same id is free; what it begins has nothing to do with those rows.
     assert await broker.runs.start(plan)
     assert not await broker.runs.start(plan)
+    assert await rows_of(broker) == (before + 5, 3)  # Of what was started in vain nothing is left.
     info = await broker.runs.info(run)
     assert info is not None
     assert (info.status, info.done, info.total, await broker.backlog(SOURCE)) == (Status.STARTED, 0, 4, 3)
