@@ -9,6 +9,7 @@ import gc
 import importlib
 import importlib.util
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -201,6 +202,21 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACTORWORK_HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked() -> Iterator[None]:
+    """Let multiprocessing fork what it is to spawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        if fork_server.HAS_FORKS:
+            patch.setattr(multiprocessing.util, "spawnv_passfds", fork_server.spawn_by_fork)
+        yield
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let multiprocessing start new interpreters, for a test that is to see them."""
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", fork_server.spawn)
 
 
 @pytest.fixture

@@ -174,13 +174,13 @@ def spawn_by_fork(path: Any, arguments: Sequence[Any], fds: Sequence[int]) -> in
     """Do what multiprocessing's `spawnv_passfds` does, for its processes."""
     named = [os.fsdecode(one) for one in arguments]
     if not any("spawn_main(" in one for one in named):
-        return _spawn(path, arguments, fds)  # The process that tracks resources.
+        return spawn(path, arguments, fds)  # The process that tracks resources.
     return shared().fork(
         named[named.index("-c") :], files={fd: fd for fd in sorted({0, 1, 2, *fds})}, environment=os.environ
     )
 
 
-_spawn: Any = importlib.import_module("multiprocessing.util").spawnv_passfds
+spawn: Any = importlib.import_module("multiprocessing.util").spawnv_passfds
 
 
 # ---------------------------------------------------------------------------------------------------------- the server
@@ -193,6 +193,7 @@ def import_everything() -> None:
             importlib.import_module(module.name)
     importlib.import_module("trio_util")  # The package imports it when a node starts.
     importlib.import_module("multiprocessing.spawn")
+    importlib.import_module("actorwork.testing.conformance.fake_consumer")
     for program in ("drills.workers", "drills.poisoned"):
         importlib.import_module(f"tests.{program}")
     gc.collect()

@@ -1,6 +1,5 @@
 """Fixtures for tests with processes: a broker that all of them reach, and what the actors wrote."""
 
-import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.fork_server import HAS_FORKS, ForkedPopen, spawn_by_fork
+from tests.fork_server import ForkedPopen
 from tests.patience import PATIENCE
 
 from . import workers
@@ -65,18 +64,6 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     monkeypatch.setenv("WORKERS_LEDGER", str(file))
     monkeypatch.setattr(workers, "LEDGER", str(file))
     return Said(file)
-
-
-@pytest.fixture(autouse=True)
-def _forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the processes of trees, unless a test is to see new interpreters (`@pytest.mark.usefixtures("fresh")`)."""
-    if HAS_FORKS and "fresh" not in request.fixturenames:
-        monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", spawn_by_fork)
-
-
-@pytest.fixture
-def fresh() -> None:
-    """Start the processes of trees as new interpreters."""
 
 
 @pytest.fixture(params=["embedded", "redis"])
