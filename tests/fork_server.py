@@ -170,6 +170,24 @@ class ForkedPopen(subprocess.Popen[AnyStr]):
             close(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
 
+def run_forked(
+    arguments: Sequence[str], *, timeout: float, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python program as `subprocess.run` does, and capture what it prints."""
+    command = [sys.executable, *arguments]
+    start: Any = ForkedPopen
+    process: subprocess.Popen[str] = start(
+        command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
 def spawn_by_fork(path: Any, arguments: Sequence[Any], fds: Sequence[int]) -> int:
     """Do what multiprocessing's `spawnv_passfds` does, for its processes."""
     named = [os.fsdecode(one) for one in arguments]

@@ -46,6 +46,7 @@ from actorwork.streams.transport.address import Address
 from actorwork.testing.redis_server import RedisServer, open_redis_server
 from actorwork.workflows import Status, chord, signal, step
 from tests.clients.programs import node, run_asyncio
+from tests.fork_server import run_forked
 from tests.garbage import living
 from tests.patience import BUSY, PATIENCE
 from tests.workflows.shop import Calculator, Clerk, Flaky, Note, Square, Sum, Text, double
@@ -182,9 +183,7 @@ if child:
 
 
 def test_after_a_fork_both_processes_send_under_ids_of_their_own(at_work: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, at_work], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = run_forked(["-c", FORKING, at_work], timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     ids = done.stdout.split()
     assert len(set(ids)) == len(ids) == 10
@@ -218,9 +217,7 @@ def test_what_became_of_a_message_is_found_in_another_process_by_its_id(at_work:
             calculator.submit(Flaky(3)).id,
             calculator.submit(Flaky(3, "reject")).id,
         ]
-    done = subprocess.run(
-        [sys.executable, "-c", LOOKING, at_work, *ids], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = run_forked(["-c", LOOKING, at_work, *ids], timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     returned, text, failed, rejected = json.loads(done.stdout)
     assert returned == ["SUCCESS", 25, 25]
@@ -249,13 +246,7 @@ EXIT_OF_A_THREAD = "one = threading.Thread(target=sys.exit); one.start(); one.jo
 )
 def test_a_program_that_never_closes_its_sync_client_ends_at_once(ending: str, traceback: str, url: str) -> None:
     clock = "print(time.monotonic(), flush=True)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{ENDING}{clock}{ending}", url],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = run_forked(["-c", f"{ENDING}{clock}{ending}", url], timeout=PATIENCE)
     ended = time.monotonic()
     message, began = done.stdout.split()
     assert done.returncode == bool(traceback)

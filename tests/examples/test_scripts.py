@@ -1,24 +1,16 @@
 """The examples that are one file each, as a user starts them: what they print is what they are for."""
 
 import re
-import subprocess
-import sys
 from statistics import mean
 
 import pytest
 
 from tests.examples.programs import PATIENCE, ROOT
+from tests.fork_server import run_forked
 
 
 def output_of(program: str, *arguments: str, within: float = 2 * PATIENCE) -> str:
-    ended = subprocess.run(
-        [sys.executable, f"examples/{program}.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=within,
-        check=False,
-    )
+    ended = run_forked([f"examples/{program}.py", *arguments], cwd=ROOT, timeout=within)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

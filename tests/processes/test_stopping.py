@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from actorwork import Client, Process, open_client, open_system
+from tests.fork_server import run_forked
 from tests.forms import AT_REDIS
 from tests.patience import BUSY, PATIENCE
 
@@ -227,14 +228,7 @@ def test_a_program_without_the_guard_of_main_is_told_about_it(tmp_path: Path):
         run(Process([Greeter], name="far"), broker="sqlite:///{tmp_path}/messages.sqlite3")
         """)
     )
-    done = subprocess.run(
-        [sys.executable, str(file)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    done = run_forked([str(file)], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE)
     assert done.returncode == 1
     assert 'start it below `if __name__ == "__main__":`' in done.stderr
     assert "StartError: 'far' did not start: ProcessLost: process" in done.stderr

@@ -1,7 +1,6 @@
 """Which file the embedded broker has without a URL: that of the project to which the program belongs."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from actorwork import Actor, BrokerError, Child, Settings, open_system, receive
 from actorwork.brokers import default_file, project_directory
 from tests.doubles import forget_home
+from tests.fork_server import run_forked
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -68,15 +68,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
 
     def run(*command: str, cwd: Path) -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        done = run_forked(command, cwd=cwd, env=environment, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
