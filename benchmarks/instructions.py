@@ -57,7 +57,14 @@ HOOKS: Final = (
     (
         DELIVERIES,
         """\
-            self._acked(actor.settings.id, actor.title, delivery, settlement, seconds)
+            noted = None if (notes := self._ack_notes) is None else notes.noted
+            if noted is None or delivery.attempt != 1:
+                self._acked(actor.settings.id, actor.title, delivery, settlement, seconds)
+            else:
+                # One by one: a tuple of all three would have to be made, and taken apart.
+                noted.append(seconds)
+                noted.append(worker.began)
+                noted.append(delivery)
 """,
         "",
     ),
@@ -73,7 +80,7 @@ HOOKS: Final = (
     (
         DELIVERIES,
         """\
-                    self._count_sent(rest)
+                    _count_sent(self._meter, rest)
 """,
         "",
     ),
@@ -145,7 +152,7 @@ async def handle(variant: str, count: int) -> None:
         (consumer,) = cast("Any", system)._engine.members.consumers  # noqa: SLF001
         consumer.attach(cast("Any", Absorbing()))
         for start in range(0, count, BATCH):
-            consumer.offer(deliveries[start : start + BATCH])
+            consumer.subscription.sink.offer(deliveries[start : start + BATCH])
             while len(began) < min(count, start + BATCH):
                 await trio.lowlevel.checkpoint()
 

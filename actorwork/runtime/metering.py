@@ -66,9 +66,7 @@ class Metering:
         self._members = members
         # Not `trio.current_time`, which another thread may not call.
         self._clock = trio.lowlevel.current_clock().current_time
-        # Of Trio's own clock, what it adds to this one does not matter.
-        is_usual = type(trio.lowlevel.current_clock()).__module__.startswith("trio._core")
-        self.sink.clock = time.perf_counter if is_usual else self._clock
+        self.sink.clock = self._clock
         self.sink.adjust()
         self.registry.collectors.append(self._collect)
 
@@ -86,7 +84,7 @@ class Metering:
     def subscription(self, consumer: Consumer) -> Subscription:
         """Return a consumer's subscription, with a sink that counts what is read."""
         subscription = consumer.subscription
-        sink = cast("DeliverySink", _CountingSink(consumer, subscription.actor, self.sink.meter))
+        sink = cast("DeliverySink", _CountingSink(consumer, subscription, self.sink))
         consumer.subscription = attrs.evolve(subscription, sink=sink)
         return consumer.subscription
 
@@ -176,16 +174,21 @@ def _records(supervision: RunningSupervisor) -> Iterator[ChildRecord]:
 class _CountingSink:
     """A consumer as the sink of its subscription, which counts what is read. Offers are all that is counted."""
 
-    def __init__(self, sink: DeliverySink, actor: str, meter: Meter) -> None:
+    def __init__(self, sink: DeliverySink, subscription: Subscription, counting: MetricsSink) -> None:
         self._offer = sink.offer
-        self._actor = actor
-        self._meter = meter
+        self._actor = subscription.actor
+        self._meter = counting.meter
+        self._ended = counting.ack_notes(subscription.group, subscription.actor)
+        self._count_ended = counting.count_ended
         self.credit = sink.credit
         self.cancel = sink.cancel
         self.revoke = sink.revoke
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         self._meter.read(self._actor, len(deliveries))
+        # Nothing ends that was not offered here: so what is noted and not counted stays bounded.
+        if self._ended.has_many:
+            self._count_ended()
         self._offer(deliveries)
 
 

@@ -60,6 +60,8 @@ MOST_VALUES: Final = 7000
 """How many names and values a script can add to a stream; the same number as in `lua/entry.lua`."""
 
 _NORMAL: Final = Priority.NORMAL
+_MOMENTS: Final = 1000
+"""How many milliseconds are remembered."""
 _WIDEST: Final = 48
 """How many bits of a mark a script sets as one number: numbers in Lua are exact up to 53 bits."""
 # Exactly the ids that `MessageIds` makes, and no other spelling of their numbers: each bit must stand for one id.
@@ -607,6 +609,26 @@ def headers_of_replay(letter: DeadLetter) -> str:
 
 def _whole(text: str, otherwise: int) -> int:
     return int(text) if text.isdecimal() else otherwise
+
+
+class Moments(dict[bytes, float]):
+    """When the server has added entries, in seconds since the epoch, by the milliseconds with which their ids begin.
+
+    Under load many entries share a millisecond: to find it here costs a third of reading its digits again.
+    """
+
+    def __missing__(self, milliseconds: bytes) -> float:
+        if len(self) >= _MOMENTS:
+            self.clear()
+        found = self[milliseconds] = int(milliseconds) / 1000
+        return found
+
+    def of_entry(self, entry: bytes) -> float:
+        return self[entry.partition(b"-")[0]]
+
+    def of_entries(self, entries: Iterable[bytes]) -> list[float]:
+        # Taken apart together, so that the interpreter does nothing for each of them.
+        return list(map(self.__getitem__, b" ".join(entries).replace(b"-", b" ").split()[::2]))
 
 
 def bounds(entries: Iterable[bytes]) -> tuple[bytes, bytes]:

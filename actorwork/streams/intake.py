@@ -14,6 +14,7 @@ import trio
 
 from actorwork.abc import Subscription
 from actorwork.shown import Shown
+from actorwork.streams.entries import Moments
 from actorwork.streams.reader import Reader
 from actorwork.streams.reclaimer import Reclaimer
 from actorwork.streams.shards import Layouts
@@ -63,6 +64,8 @@ class Intake:
         self._paused: dict[Subscription, Collection[str]] = {}
         self._replacing = trio.Lock()
         self._tasks: trio.Nursery | None = None
+        self.added = Moments()
+        """When the server has added what is read."""
         self._rooms = {subscription: SharedRoom() for subscription in subscriptions}
         self.parts: list[Part] = []
         for subscription in subscriptions:

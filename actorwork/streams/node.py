@@ -346,13 +346,11 @@ class RedisNode(Node):
 
     def ready_at(self, delivery: Delivery) -> float | None:
         """Return since when the message of a delivery was ready, in seconds since the epoch, by the server's clock."""
-        # The number of an entry begins with the milliseconds at which the server added it.
-        return int(delivery.token[0].partition(b"-")[0]) / 1000
+        return self._intake.added.of_entry(delivery.token[0])
 
     def ready_of(self, deliveries: Sequence[Delivery]) -> Sequence[float]:
-        """Return the same of several, each exact to a millisecond: what counts metrics asks for all that it handles."""
-        # The number as a whole, as a fraction, is cheaper to read than its first part.
-        return [float(delivery.token[0].replace(b"-", b".")) / 1000 for delivery in deliveries]
+        """Return the same of several: what counts metrics asks for all that is handled."""
+        return self._intake.added.of_entries([delivery.token[0] for delivery in deliveries])
 
     def notify(self, source: str | None) -> None:
         """Maintain a source, if this node reads it, now, or leave that to other nodes; None means all sources."""

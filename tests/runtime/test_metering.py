@@ -1,5 +1,6 @@
 """What a running system counts of itself, at a broker in memory and in simulated time."""
 
+import logging
 import threading
 import urllib.request
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ from actorwork import (
     open_system,
     receive,
 )
+from actorwork.runtime import metering
 from actorwork.telemetry.metrics import Registry
+from actorwork.telemetry.metrics.counting import TOGETHER
 from actorwork.testing import MemoryBroker, open_test_system
 from tests.patience import PATIENCE
 
@@ -72,6 +75,26 @@ async def test_a_system_counts_what_its_actors_handle(mock_clock: trio.testing.M
         assert values(metrics, "actorwork_mailbox_capacity") == {("shop",): 7}
         assert values(metrics, "actorwork_broker_up") == {(): 1}
         assert values(metrics, "actorwork_loop_lag_seconds")[()] >= 8
+
+
+async def test_what_was_handled_is_counted_when_more_is_read(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="actorwork")
+    monkeypatch.setattr(metering, "TICK", 1e6)  # So that nothing else counts it.
+    async with (
+        open_system(Shop, broker=MemoryBroker(), metrics=True) as system,
+        open_client(system.broker) as client,
+    ):
+        counting = system._engine.metering
+        assert counting is not None
+        notes, most = counting.sink.ack_notes(Shop.settings.id, "shop"), 0
+        assert notes.noted is not None
+        for _ in range(6 * TOGETHER):
+            await client.ref(Shop).ask({})
+            most = max(most, len(notes.noted) // 3)
+        assert TOGETHER <= most <= TOGETHER + 7
+        assert values(counting.registry, "actorwork_deliveries_total") == {("shop", "ack"): 6 * TOGETHER}
 
 
 async def test_what_is_in_hand_and_what_waits_is_seen_from_another_thread(mock_clock: trio.testing.MockClock):

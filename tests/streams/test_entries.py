@@ -191,3 +191,21 @@ def test_an_address_that_cannot_be_written_makes_the_headers_unusable():
     made = entries.delivery_from("s", "g", b"1-1", [b"id", b"a", b"data", b"1", b"headers", headers], ())
     assert isinstance(made, tuple)
     assert "UTF-8" in made[1].reason
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**62) | st.integers(1_700_000_000_000, 1_700_000_000_009), st.integers(0, 9)))
+)
+def test_when_entries_were_added_is_read_of_many_as_of_one(numbers: list[tuple[int, int]]):
+    ids = [b"%d-%d" % one for one in numbers]
+    assert entries.Moments().of_entries(ids) == [milliseconds / 1000 for milliseconds, _ in numbers]
+    moments = entries.Moments()
+    assert [moments.of_entry(one) for one in ids] == [milliseconds / 1000 for milliseconds, _ in numbers]
+
+
+def test_few_moments_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(entries, "_MOMENTS", 10)
+    moments = entries.Moments()
+    for number in range(100):
+        assert moments.of_entries([b"%d-0" % number, b"%d-1" % number]) == [number / 1000] * 2
+        assert len(moments) <= 10

@@ -205,6 +205,82 @@ def test_an_ack_is_passed_on_only_to_a_sink_that_does_something_with_it():
         assert len(sink.told) == 1 + 2 * told
 
 
+def noted(count: int, *, began: float = 999.0) -> list[Any]:
+    """Return what an actor notes of so many deliveries, which it handled for an eighth of a second each."""
+    return [item for _ in range(count) for item in (0.125, began + 0.125, delivery())]
+
+
+def test_what_an_actor_notes_is_counted_as_its_events_would_be(counted: Counted):
+    notes, apart = counted.sink.ack_notes("ac70", "greeter"), Counted()
+    for seconds in (0.0, *DURATIONS, 9999.0):
+        notes.ended += (seconds, 1000.0, delivery())
+        apart.settled(ACK, seconds=seconds)
+    counted.sink.count_ended()
+    apart.sink.count_ended()
+    assert not notes.ended
+    for one, other in zip(counted.registry.read(), apart.registry.read(), strict=True):
+        assert (one.name, one.labels, one.value, one.buckets) == (other.name, other.labels, other.value, other.buckets)
+        assert one.sum == pytest.approx(other.sum)
+
+
+def test_of_an_actor_without_deliveries_there_are_no_series(counted: Counted):
+    notes = counted.sink.ack_notes("ac70", "greeter")
+    assert notes is counted.sink.ack_notes("ac70", "greeter")
+    assert [one for one in counted.registry.read() if "actor" in one.labels] == []
+    counted.settled(Retry(1.0, DEAD))
+    assert counted.values("actorwork_attempts") == {("greeter", "ack"): 0}
+
+
+def test_an_end_that_is_noted_in_part_is_counted_with_the_next_reading(counted: Counted):
+    notes = counted.sink.ack_notes("ac70", "greeter")
+    first, second = noted(1), noted(1)
+    notes.ended += [*first, second[0]]
+    assert counted.values("actorwork_deliveries_total") == {("greeter", "ack"): 1}
+    notes.ended += second[1:]
+    assert counted.values("actorwork_deliveries_total") == {("greeter", "ack"): 2}
+    (waited,) = [one for one in counted.registry.read() if one.name == "actorwork_wait_duration_seconds"]
+    assert (waited.count, waited.sum) == (2, pytest.approx(2 * 9.0))
+
+
+def test_what_is_noted_while_several_threads_read_is_counted_once(counted: Counted):
+    notes, stop = counted.sink.ack_notes("ac70", "greeter"), threading.Event()
+    seen: list[list[float]] = [[], [], []]
+
+    def look(into: list[float]) -> None:
+        while not stop.is_set():
+            into.append(counted.values("actorwork_deliveries_total").get(("greeter", "ack"), 0))
+
+    readers = [threading.Thread(target=look, args=(into,)) for into in seen]
+    for reader in readers:
+        reader.start()
+    for _ in range(5000):
+        for item in noted(1):
+            notes.ended.append(item)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert counted.values("actorwork_deliveries_total") == {("greeter", "ack"): 5000}
+    assert counted.values("actorwork_end_to_end_duration_seconds") == {("greeter",): 5000}
+    assert all(counts == sorted(counts) for counts in seen)
+
+
+def test_nothing_is_noted_while_events_are_wanted():
+    class Sink:
+        wants_acks = True
+
+        def __call__(self, event: events.Event) -> None: ...
+
+    sink = Sink()
+    counting = MetricsSink(Registry(), sink)
+    notes = counting.ack_notes("ac70", "greeter")
+    assert notes.noted is None
+    for wants in (False, True, False):
+        sink.wants_acks = wants
+        counting.adjust()
+        assert notes.noted is (None if wants else notes.ended)
+        assert counting.ack_notes("50ck", "shop").noted == (None if wants else [])
+
+
 def test_a_timeout_is_counted(counted: Counted):
     counted.settled(Fail(Failure("ExecutionTimeout", "")))
     assert counted.values("actorwork_timeouts_total") == {("greeter",): 1}

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from actorwork import events
-from actorwork.abc import acks_of, meter_of
+from actorwork.abc import ack_notes_of, acks_of, meter_of
 from actorwork.actors.context.in_flight import InFlight, Stop, in_flight
 from actorwork.actors.crash import Crash
 from actorwork.actors.execution.threads import run_in_thread
@@ -47,6 +47,7 @@ from actorwork.policy.settlement import (
 )
 
 if TYPE_CHECKING:
+    from actorwork.abc import Meter
     from actorwork.actors.context.publishing import PublishBuffer
     from actorwork.actors.execution.workplace import Worker, Workplace
     from actorwork.actors.handlers.table import Handler
@@ -88,6 +89,7 @@ class Deliveries:
     """
 
     __slots__ = (
+        "_ack_notes",
         "_acked",
         "_actor",
         "_ended",
@@ -112,6 +114,8 @@ class Deliveries:
         self._layers = tuple(one.handling for one in self._instruments) + self._middleware
         self._meter = meter_of(actor.services.emit)
         self._acked = acks_of(actor.services.emit)
+        notes = None if actor.consumer is None else ack_notes_of(actor.services.emit, actor.settings.id, actor.title)
+        self._ack_notes = notes
         self._tally = actor.services.tally
         self._ended = self._tally.ended
         self.guard: Guard | None = None
@@ -212,7 +216,7 @@ class Deliveries:
                         self._conclude(worker, current)
                         return
                     published = rest
-                    self._count_sent(rest)
+                    _count_sent(self._meter, rest)
         except BaseException as error:
             settlement = None
             if worker.ended is EndReason.CANCELLED and not interrupts(error):
@@ -256,15 +260,9 @@ class Deliveries:
             return
         if actor.consumer is not None:
             actor.consumer.settle(delivery, ACK, published)
-            self._count_sent(published)
+            _count_sent(self._meter, published)
         worker.item = None
         self._conclude(worker, current)
-
-    def _count_sent(self, published: Sequence[Envelope]) -> None:
-        """Count what is sent with a settlement."""
-        if self._meter is not None:
-            for envelope in published:
-                self._meter.sent(envelope.source, "sent")
 
     def is_cancelled(self, worker: Worker, delivery: Delivery) -> bool:
         """Whether a message was cancelled before its turn came; if so, it is settled."""
@@ -397,7 +395,14 @@ class Deliveries:
             ended.append(seconds)
             if len(ended) >= TOGETHER:
                 self._tally.count(delivery.source)
-            self._acked(actor.settings.id, actor.title, delivery, settlement, seconds)
+            noted = None if (notes := self._ack_notes) is None else notes.noted
+            if noted is None or delivery.attempt != 1:
+                self._acked(actor.settings.id, actor.title, delivery, settlement, seconds)
+            else:
+                # One by one: a tuple of all three would have to be made, and taken apart.
+                noted.append(seconds)
+                noted.append(worker.began)
+                noted.append(delivery)
         else:
             self._tally.note(delivery.source, settlement, seconds)
             actor.services.emit(events.Settled(actor.settings.id, actor.title, delivery, settlement, seconds))
@@ -426,6 +431,13 @@ class Deliveries:
             self._actor.mailbox.delivery_ended(0.0)
         elif self._actor.consumer is not None:
             self._actor.consumer.interrupted(delivery)
+
+
+def _count_sent(meter: Meter | None, published: Sequence[Envelope]) -> None:
+    """Count what is sent with a settlement."""
+    if meter is not None:
+        for envelope in published:
+            meter.sent(envelope.source, "sent")
 
 
 def _delivery_in_flight() -> Delivery | None:

@@ -1,13 +1,14 @@
 """Counts events: a sink before the sink of the system.
 
 The end of a delivery is the only event that occurs for every message, and nearly all of these ends are an `Ack` of a
-first attempt. These are only noted (`_Account.ended`), and counted together, up to `TOGETHER` of them: sorted, a list
-falls into the buckets of a histogram in a few steps, where each number by itself would cost a search. A reader counts
-what is there, in its own thread, so it sees everything that has ended. What can be computed for a reader is not
-counted: the ends of kind `ack` are the values in their histogram.
+first attempt. These are only noted (`_Account.noted`), by the actor itself, and counted together: sorted, a list falls
+into the buckets of a histogram in a few steps, where each number by itself would cost a search. They are counted before
+more is read, if there are `TOGETHER` of them, and four times a second in any case, so never more are kept than that and
+what an actor has in hand. A reader counts what is there, in its own thread, so it sees everything that has ended. What
+can be computed for a reader is not counted: the ends of kind `ack` are the values in their histogram.
 
-A lock is held while something is counted into the series of deliveries. To note an end takes none, since a list is
-extended in one step.
+A lock is held while something is counted into the series of deliveries. To note an end takes none: only the loop adds
+to the list, at its end, and a reader takes from its beginning the ends that are there as a whole.
 """
 
 from __future__ import annotations
@@ -54,10 +55,9 @@ _SEEN_AT_ZERO: Final = (
 )
 """Counters without labels are there from the start: a counter that begins at 1 has not increased for Prometheus."""
 TOGETHER: Final = 100
-"""Ends of deliveries that are counted together."""
+"""Ends of deliveries that are worth counting together."""
 _EACH: Final = 3
-"""What is noted of each."""
-_MOST: Final = _EACH * TOGETHER
+"""How many items are noted of each."""
 ReadyOf: TypeAlias = "Callable[[Sequence[Delivery]], Sequence[float | None]]"
 
 
@@ -111,36 +111,60 @@ class _Connections:
 
 
 class _Account:
-    """What is counted for every delivery of one actor."""
+    """What is counted for every delivery of one actor. Implements `abc.AckNotes`.
 
-    __slots__ = ("_exemplars", "acked", "ended", "first", "title", "waited", "whole")
+    It is no part of the sink, since that has `__getattr__`: Python takes several times as long to find an attribute of
+    such an object.
+    """
 
-    def __init__(self, registry: Registry, title: str) -> None:
+    __slots__ = ("_exemplars", "_registry", "acked", "ended", "first", "noted", "title", "waited", "whole")
+
+    acked: list[Any]
+    waited: list[Any]
+    whole: list[Any]
+    first: list[Any]
+
+    def __init__(self, registry: Registry, title: str, *, is_told: bool) -> None:
         self.title = title
+        self._registry: Registry | None = registry
+        """None once its series are there: of an actor that no delivery comes to there are none."""
         self._exemplars = registry.exemplars
-        self.acked = registry.family("actorwork_process_duration_seconds").distribution((title, "ack"))
-        self.waited = registry.family("actorwork_wait_duration_seconds").distribution((title,))
-        self.whole = registry.family("actorwork_end_to_end_duration_seconds").distribution((title,))
-        self.first = registry.family("actorwork_attempts").distribution((title, "ack"))
         self.ended: list[Any] = []
-        """Of each `Ack` of a first attempt that is not counted yet: the seconds of its handler, the delivery, and when
-        it ended, by `MetricsSink.clock`.
-        """
+        """What is not counted yet, as `noted` takes it."""
+        self.noted: list[Any] | None = None if is_told else self.ended
+
+    def open(self) -> None:
+        """Make the series, unless they are there."""
+        registry, title = self._registry, self.title
+        if registry is not None:
+            self._registry = None
+            self.acked = registry.family(_DURATION).distribution((title, "ack"))
+            self.waited = registry.family("actorwork_wait_duration_seconds").distribution((title,))
+            self.whole = registry.family("actorwork_end_to_end_duration_seconds").distribution((title,))
+            self.first = registry.family("actorwork_attempts").distribution((title, "ack"))
+
+    @property
+    def has_many(self) -> bool:
+        """Whether so many have ended that they are worth counting."""
+        return len(self.ended) >= _EACH * TOGETHER
 
     def count(self, ready_of: ReadyOf, ahead: float) -> None:
         """Count what has ended; `ahead` is by how much the broker's clock is ahead of the one of the ends."""
         ended = self.ended
-        count = len(ended)  # More may come meanwhile, at the end of the list.
+        # More may come meanwhile, at the end of the list, and of the last one a part may be missing.
+        count = len(ended) // _EACH * _EACH
         if not count:
             return
         noted = ended[:count]
         del ended[:count]
+        self.open()
         seconds: list[float] = noted[::_EACH]
-        deliveries: list[Delivery] = noted[1::_EACH]
+        ends: list[float] = noted[1::_EACH]
+        deliveries: list[Delivery] = noted[2::_EACH]
         self.first[0] += len(seconds)
         self.first[-1] += len(seconds)
         self._exemplars.note(_DURATION, (self.title, "ack"), DURATIONS, seconds, deliveries)
-        ready, ends, known = ready_of(deliveries), noted[2::_EACH], seconds
+        ready, known = ready_of(deliveries), seconds
         if None in ready:
             known = [one for one, since in zip(seconds, ready, strict=True) if since is not None]
             ends = [at for at, since in zip(ends, ready, strict=True) if since is not None]
@@ -171,46 +195,6 @@ def add_all(found: list[Any], values: list[float]) -> None:
     found[high] += len(values) - counted
 
 
-class _Acks:
-    """Notes the ends of nearly all deliveries.
-
-    It is no part of the sink, since that has `__getattr__`: Python takes several times as long to find an attribute of
-    such an object.
-    """
-
-    __slots__ = ("_sink", "clock", "ended", "is_told")
-
-    def __init__(self, sink: MetricsSink, clock: Callable[[], float]) -> None:
-        self._sink = sink
-        self.clock = clock
-        self.is_told = True
-        """Whether the sink behind this one does anything with an `Ack`."""
-        self.ended: dict[str, list[Any]] = {}
-        """The lists of the accounts, by id of the actor."""
-
-    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
-        if self.is_told or delivery.attempt != 1:
-            self._sink(_Settled(actor_id, title, delivery, settlement, seconds))
-            return
-        # As `note`, whose call would take a quarter of the time.
-        try:
-            ended = self.ended[actor_id]
-        except KeyError:
-            ended = self._sink.account(actor_id, title).ended
-        ended += (seconds, delivery, self.clock())
-        if len(ended) >= _MOST:
-            self._sink.count_ended()
-
-    def note(self, actor_id: str, title: str, delivery: Delivery, seconds: float) -> None:
-        try:
-            ended = self.ended[actor_id]
-        except KeyError:
-            ended = self._sink.account(actor_id, title).ended
-        ended += (seconds, delivery, self.clock())
-        if len(ended) >= _MOST:
-            self._sink.count_ended()
-
-
 class MetricsSink:
     """Counts the events of one node, and passes each on to `forward`.
 
@@ -233,9 +217,10 @@ class MetricsSink:
         self._lock = threading.Lock()
         self._accounts: dict[str, _Account] = {}
         """By id of the actor."""
-        self._acks = _Acks(self, self._by_now)
-        self.acked = self._acks.acked
-        """Takes the end of a delivery that was acknowledged; see `abc.acks_of`."""
+        self.clock: Callable[[], float] = self._by_now
+        """The clock of the loop, which runs as fast as the broker's."""
+        self._is_told = True
+        """Whether the sink behind this one does anything with an `Ack`."""
         self._titles: dict[str, str] = {}
         self._connections = _Connections()
         for name in _SEEN_AT_ZERO:
@@ -280,20 +265,14 @@ class MetricsSink:
         """Learn the title of an actor, before its first event."""
         self._titles[actor_id] = title
 
-    @property
-    def clock(self) -> Callable[[], float]:
-        """A clock that runs as fast as the broker's, and is read for every message."""
-        return self._acks.clock
-
-    @clock.setter
-    def clock(self, clock: Callable[[], float]) -> None:
-        self._acks.clock = clock
-
     def __call__(self, event: events.Event) -> None:
         if type(event) is _Settled:
             if type(event.settlement) is Ack and event.delivery.attempt == 1:
-                self._acks.note(event.actor_id, event.title, event.delivery, event.seconds)
-                if self._acks.is_told:
+                account = self.ack_notes(event.actor_id, event.title)
+                account.ended += (event.seconds, self.clock(), event.delivery)
+                if account.has_many:
+                    self.count_ended()
+                if self._is_told:
                     self.forward(event)
                 return
             with self._lock:
@@ -312,13 +291,20 @@ class MetricsSink:
         Both change while a system runs: the broker's clock may step, and so may the level of a log.
         """
         self._ahead = self.now() - self.clock()
-        self._acks.is_told = getattr(self.forward, "wants_acks", True)
+        is_told = getattr(self.forward, "wants_acks", True)
+        if is_told != self._is_told:
+            self._is_told = is_told
+            for account in copied(self._accounts.values()):
+                account.noted = None if is_told else account.ended
 
     def count_ended(self) -> None:
         """Count the deliveries that have ended; callable from any thread."""
         with self._lock:
-            for account in copied(self._accounts.values()):
-                account.count(self.ready_of, self._ahead)
+            self._count_ended()
+
+    def _count_ended(self) -> None:
+        for account in copied(self._accounts.values()):
+            account.count(self.ready_of, self._ahead)
 
     def _by_now(self) -> float:
         return self.now()
@@ -326,16 +312,22 @@ class MetricsSink:
     def _ready_of(self, deliveries: Sequence[Delivery]) -> Sequence[float | None]:
         return [self.ready_at(one) for one in deliveries]
 
-    def account(self, actor_id: str, title: str) -> _Account:
-        """Begin to count the deliveries of an actor."""
-        self._titles[actor_id] = title
-        account = self._accounts[actor_id] = _Account(self.registry, title)
-        self._acks.ended[actor_id] = account.ended
+    def ack_notes(self, actor_id: str, title: str) -> _Account:
+        """Return where the deliveries of an actor are noted; see `abc.ack_notes_of`."""
+        account = self._accounts.get(actor_id)
+        if account is None:
+            self._titles[actor_id] = title
+            account = self._accounts[actor_id] = _Account(self.registry, title, is_told=self._is_told)
         return account
+
+    def acked(self, actor_id: str, title: str, delivery: Delivery, settlement: Settlement, seconds: float) -> None:
+        """Take the end of a delivery that was acknowledged and is not only noted; see `abc.acks_of`."""
+        self(_Settled(actor_id, title, delivery, settlement, seconds))
 
     def _settled(self, event: events.Settled) -> None:
         """Count the end of a delivery by itself: what is not as nearly all of them are."""
-        account = self._accounts.get(event.actor_id) or self.account(event.actor_id, event.title)
+        account = self.ack_notes(event.actor_id, event.title)
+        account.open()
         delivery, seconds = event.delivery, event.seconds
         settlement = event.settlement
         if not isinstance(settlement, Ack):
@@ -389,11 +381,13 @@ class MetricsSink:
             self.registry.family("actorwork_end_to_end_duration_seconds").observe((account.title,), whole)
 
     def _derive(self) -> None:
-        self.count_ended()
         ends = self.registry.family("actorwork_deliveries_total").series
-        for labels, found in copied(self.registry.family("actorwork_process_duration_seconds").series.items()):
-            if labels[1] == "ack" and (acked := sum(found[:-1])):
-                ends[labels] = acked
+        # Of several readers at once, none puts a lower number in the place of a higher one.
+        with self._lock:
+            self._count_ended()
+            for labels, found in copied(self.registry.family("actorwork_process_duration_seconds").series.items()):
+                if labels[1] == "ack" and (acked := sum(found[:-1])):
+                    ends[labels] = acked
 
     def _title_of(self, actor_id: str) -> str:
         return self._titles.get(actor_id, actor_id)
