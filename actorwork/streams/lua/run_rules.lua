@@ -355,7 +355,9 @@ local function send_error(r)
   if on_error and not send_message(r, cjson.decode(on_error), r.run .. '/error') then
     wake(r, 'error', now_ms() + TRY_AGAIN_MS)
   elseif on_error then
+    redis.call('HDEL', r.at, 'told')
     redis.call('DEL', r.at .. ':told')
+    redis.call('ZREM', r.due, r.run .. '/error') -- Of an earlier failure of a run that was retried.
   end
 end
 
