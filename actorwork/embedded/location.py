@@ -59,6 +59,9 @@ def parse(url: str) -> Location:
     """Parse a URL. Raises BrokerError for one that names no store."""
     if url == ":memory:":
         return Location(None)
+    if url != url.strip():
+        # `urlsplit` drops some of it; the rest would be in the name of another file.
+        raise BrokerError(f"{url!r} begins or ends with white space; write %20 for a space in the name of a file")
     parts = urlsplit(url)
     if parts.scheme != "sqlite" or parts.netloc:
         raise BrokerError(f"an embedded broker's url is sqlite:///path/to/file.db, sqlite:// or :memory:, got {url!r}")

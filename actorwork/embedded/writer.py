@@ -33,7 +33,7 @@ from actorwork.embedded.own_leases import OwnLeases
 from actorwork.embedded.rows import SettleOrder
 from actorwork.embedded.store import Store
 from actorwork.embedded.turns import FIRST_PRUNE, QUICKEST_POLL, Notification, Order, Turns
-from actorwork.errors import BrokerError
+from actorwork.errors import BrokerError, NotRunning
 
 MOST_ROWS: Final = 2000
 """About how many rows a turn takes from the queue: leases are renewed between turns."""
@@ -78,6 +78,12 @@ class ThreadWriter(Writer):
         return time.monotonic()
 
     def order(self, order: Order) -> None:
+        if trio.lowlevel.current_trio_token() is not self._token:
+            # The answer would be given in the run of this broker, where no task of another one can be woken.
+            raise NotRunning(
+                f"the broker at {self.location} was opened in another trio.run: open a client in each, or go back to"
+                " that run from a thread, by trio.from_thread.run"
+            )
         if self._broken is not None:
             order.failed(self._broken)
         else:

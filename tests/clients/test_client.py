@@ -23,7 +23,7 @@ from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.on_trio import TrioDriver
 from actorwork.clients.refs import declared_reply
 from actorwork.clients.sender import Sender
-from actorwork.errors import AskTimeout, CodecError, MessageFailed, MessageRefused
+from actorwork.errors import AskTimeout, CodecError, MessageFailed, MessageRefused, NotRunning
 from actorwork.message import Message
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
@@ -492,3 +492,16 @@ async def test_a_message_is_json_on_the_wire_with_its_types_name():
     assert [[(sent.type, codec.loads(sent.data)) for sent in batch] for batch in kept] == [
         [("Greet", {"name": "Ann"}), (None, {"times": 1})]
     ]
+
+
+async def test_a_client_is_refused_in_another_run_than_its_own(url: str):
+    async with open_client(url) as client:
+
+        async def tell() -> None:
+            with trio.fail_after(PATIENCE):
+                await client.publish("orders", {"x": 1})
+
+        with pytest.raises(NotRunning, match=r"was opened in another trio\.run: open a client in each"):
+            await trio.to_thread.run_sync(trio.run, tell)
+        await tell()
+        assert (await client.purge("orders")).dropped == 1

@@ -1,5 +1,6 @@
 """What is the embedded broker's own: its file, its thread, and what it does when the file fails."""
 
+import re
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -67,6 +68,12 @@ def test_a_relative_url_is_below_the_current_directory(tmp_path: Path, monkeypat
 )
 def test_another_url_is_refused_with_the_forms_that_are_known(url: str):
     with pytest.raises(BrokerError, match=r"synchronous=|sqlite:///path|%23"):
+        location.parse(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db ", " sqlite:///x.db", "sqlite:///x.db\n"])
+def test_white_space_around_a_url_is_not_in_the_name_of_another_file(url: str):
+    with pytest.raises(BrokerError, match=f"^{re.escape(repr(url))} begins or ends with white space; write %20"):
         location.parse(url)
 
 

@@ -62,6 +62,12 @@ def test_a_database_that_is_no_number_is_refused(url: str):
         Address.parse(url)
 
 
+@pytest.mark.parametrize("url", ["redis://h:1 ", " redis://h:1", "redis://h:1/0\n", "redis+cluster://h:1,i:1\t"])
+def test_white_space_around_a_url_is_named(url: str):
+    with pytest.raises(BrokerError, match="as a Redis url: it begins or ends with white space"):
+        Address.parse(url)
+
+
 @pytest.mark.parametrize(
     ("url", "same"),
     [

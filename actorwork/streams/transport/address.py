@@ -65,6 +65,8 @@ class Address(Value):
         of redis-py, and `reader_connections` (reader_connections.py). Raises `BrokerError`.
         """
         shown = without_password(url)
+        if url != url.strip():
+            raise BrokerError(f"cannot use {shown!r} as a Redis url: it begins or ends with white space")
         try:
             url, most = without_reader_connections(url)
         except ValueError as error:

@@ -30,6 +30,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from actorwork.errors import NotRunning
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.shown import Value
 from actorwork.streams.transport.address import Address
@@ -158,6 +159,7 @@ class RedisClient(CommonCommands):
         self._link: Multiplexer | None = None
         self._connected = trio.Event()
         self._scope = trio.CancelScope(shield=True)
+        self._home = trio.lowlevel.current_trio_token()
         self._is_closed = False
         self._lacks_replicas = False
         """It has been reported that the server takes no writes, and not yet that it does again."""
@@ -264,6 +266,11 @@ class RedisClient(CommonCommands):
     async def _request(
         self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False
     ) -> PendingRequest:
+        if trio.lowlevel.current_trio_token() is not self._home:
+            raise NotRunning(
+                f"this client of {self._address.url} was opened in another trio.run: open a client in each, or go back"
+                " to that run from a thread, by trio.from_thread.run"
+            )
         await trio.lowlevel.checkpoint_if_cancelled()  # From here on it may have executed.
         refusals = 0
         while True:
