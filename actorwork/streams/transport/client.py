@@ -130,6 +130,15 @@ async def open_client(
             client.close()
 
 
+def _check_run(home: trio.lowlevel.TrioToken, address: Address) -> None:
+    """Raise `NotRunning` in another run than that in which the client was opened."""
+    if trio.lowlevel.current_trio_token() is not home:
+        raise NotRunning(
+            f"this client of {address.url} was opened in another trio.run: open a client in each, or go back to that"
+            " run from a thread, by trio.from_thread.run"
+        )
+
+
 class RedisClient(CommonCommands):
     """Safe to use from any number of tasks. Made by `open_client`."""
 
@@ -266,11 +275,7 @@ class RedisClient(CommonCommands):
     async def _request(
         self, data: bytes, *, idempotent: bool, count: int = 1, is_subscription: bool = False
     ) -> PendingRequest:
-        if trio.lowlevel.current_trio_token() is not self._home:
-            raise NotRunning(
-                f"this client of {self._address.url} was opened in another trio.run: open a client in each, or go back"
-                " to that run from a thread, by trio.from_thread.run"
-            )
+        _check_run(self._home, self._address)
         await trio.lowlevel.checkpoint_if_cancelled()  # From here on it may have executed.
         refusals = 0
         while True:
