@@ -204,16 +204,21 @@ class BlockingCluster(Routing):
 
     # ---- connections ----
 
-    def open_subscribed(self, channel: str | bytes) -> BlockingConnection:
-        """Open a connection that is subscribed to a channel, at one primary: what is published at any arrives there."""
+    def open_subscribed(self, channel: str | bytes, *, near: str | None = None) -> BlockingConnection:
+        """Open a connection that is subscribed to a channel, at one primary: what is published at any arrives there.
+
+        At the one that has the slot of `near`, if it is there.
+        """
         self._here.until = time.monotonic() + self._patience
         while True:
             self._refresh()
             assert self._home is not None  # noqa: S101 - there is a layout
-            home = self._home
+            place = None if near is None else self._place_of((near,))
+            home = self._home if place is None or place not in self._primaries else place
             try:
                 return self._primaries[home].open_subscribed(channel)
             except (_Closed, *LOST) as error:
+                near = None
                 self._look_now()
                 self._leave(home)
                 lost = str(error)

@@ -237,8 +237,11 @@ class BlockingRedis(CommonCommands):
             # Reported here only: an idle connection that the server has closed is replaced without a word.
             self._pause(failures, lost)
 
-    def open_subscribed(self, channel: str | bytes) -> BlockingConnection:
-        """Open a connection that is subscribed to a channel; wait for the server at most `patience` seconds."""
+    def open_subscribed(self, channel: str | bytes, *, near: str | None = None) -> BlockingConnection:
+        """Open a connection that is subscribed to a channel; wait for the server at most `patience` seconds.
+
+        There is one server, so all keys are near.
+        """
         give_up_at = time.monotonic() + self._patience
         failures = 0
         while True:

@@ -2,6 +2,11 @@
 
 At Redis a thread that asks has a connection of its own, subscribed to a channel of its own. At the embedded broker the
 file is looked at: every millisecond at first, every 20 later.
+
+On a cluster, what is published on that channel costs all primaries. So the connection is opened at the primary of the
+source that is asked first, and outcomes of that one, and of others at this primary, arrive on channels of their slots
+(SSUBSCRIBE). All other outcomes, and all where that is not possible, arrive as before: the script that settles sees
+whether it was heard.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from actorwork.blocking.store import BlockingStore
 from actorwork.message import Outcome
 from actorwork.streams import entries, keys
 from actorwork.streams.transport.redis_py import cannot
-from actorwork.streams.transport.wire import NOT_ENOUGH, Push
+from actorwork.streams.transport.wire import NOT_ENOUGH, Push, pack
 
 if TYPE_CHECKING:
     from actorwork.abc import PendingOutcome, Replies
@@ -53,10 +58,12 @@ class RedisThreadReplies:
     """Implements `actorwork.abc.Replies` for one thread."""
 
     def __init__(self, commands: BlockingRedis | BlockingCluster) -> None:
-        self.address = keys.REPLIES + os.urandom(16).hex()
+        self.address = (keys.NEAR if commands.is_of_cluster else keys.REPLIES) + os.urandom(16).hex()
         self.pid = os.getpid()
         self._commands = commands
         self._connection: BlockingConnection | None = None
+        self._near: set[str] = set()
+        """The sources whose slots' channels this connection has tried to subscribe to."""
         self._come: dict[tuple[str, str], Outcome] = {}
 
     def __repr__(self) -> str:
@@ -69,7 +76,8 @@ class RedisThreadReplies:
                 # Nothing was received over it since the last message; this one's reply would be lost with it.
                 self._connection.close()
                 self._connection = None
-            self._connected()
+            self._connected(source)
+            self._come_near(source)
         self._come.clear()
         return _Awaited(self, source, message_id)
 
@@ -81,11 +89,11 @@ class RedisThreadReplies:
         wanted = (source, message_id)
         while True:
             try:
-                self._receive(LOOK_EVERY)
+                self._receive(source, LOOK_EVERY)
             except LOST:
                 self._connection = None
             # Outside `except`: an interrupt while this waits for the server is shown without what was lost.
-            self._connected()
+            self._connected(source)
             if wanted in self._come:
                 return self._come.pop(wanted)
             # The channel loses what comes while there is no connection; what is stored is certain.
@@ -93,15 +101,33 @@ class RedisThreadReplies:
             if record is not None:
                 return entries.outcome_from(record)[2]
 
-    def _connected(self) -> BlockingConnection:
+    def _connected(self, source: str) -> BlockingConnection:
         if self._connection is None:
-            self._connection = self._commands.open_subscribed(self.address)
+            self._near.clear()
+            self._connection = self._commands.open_subscribed(self.address, near=source)
         return self._connection
 
-    def _receive(self, timeout: float) -> None:
+    def _come_near(self, source: str) -> None:
+        """Subscribe to the channel for outcomes of a source, if this connection is to the primary that has its slot."""
+        if source in self._near or not self._commands.is_of_cluster:
+            return
+        self._near.add(source)
+        try:
+            connection = self._connected(source)
+            connection.send(pack(("SSUBSCRIBE", keys.near_replies(source, self.address))))
+            while True:
+                reply = connection.receive()
+                # An error if the slot is elsewhere, or this server or user cannot do it: then all are told.
+                if isinstance(reply, Exception) or (type(reply) is Push and reply[0] == b"ssubscribe"):
+                    return
+        except LOST:
+            self._connection = None
+        self._connected(source)
+
+    def _receive(self, source: str, timeout: float) -> None:
         # Out of time or interrupted, the connection stays as it is: what is half read waits in its parser.
-        push = self._connected().receive(timeout)
-        if push is NOT_ENOUGH or type(push) is not Push or push[0] != b"message":
+        push = self._connected(source).receive(timeout)
+        if push is NOT_ENOUGH or type(push) is not Push or push[0] not in {b"message", b"smessage"}:
             return
         try:
             source, message_id, outcome = entries.outcome_from(push[2])

@@ -18,6 +18,7 @@ from actorwork.events import Event
 from actorwork.message import Envelope, MessageIds, Status
 from actorwork.streams.broker import RedisBroker
 from actorwork.streams.keys import PAUSED, REPORTS, TRIGGER_CHANGES
+from actorwork.sync import open_client as open_sync_client
 from actorwork.testing.conformance import open_consumer
 from actorwork.testing.redis_cluster import RedisCluster, open_redis_cluster
 from actorwork.testing.redis_sentinel import Member
@@ -237,3 +238,26 @@ async def test_an_idle_node_asks_nothing_of_a_primary_that_has_none_of_its_sourc
                 if all(name in OF_A_NODE or name.startswith(OF_THE_TEST) for name in sent):
                     break  # Else it has begun only now.
     assert others
+
+
+async def test_a_program_that_blocks_gets_replies_from_the_primary_of_the_source_alone_until_its_slot_moves(
+    redis_cluster: RedisCluster,
+):
+    def ask() -> None:
+        with open_sync_client(redis_cluster.url) as client:
+            ref = client.ref(Echo)
+            counts: list[Counter[str]] = []
+            for _ in range(2):
+                before = told(redis_cluster)
+                assert [ref.ask({"number": number}, timeout=PATIENCE) for number in range(10)] == list(range(10))
+                counts.append(told(redis_cluster) - before)
+                owner = redis_cluster.owner(Echo.settings.default_source)
+                other = next(one for one in redis_cluster.primaries if one is not owner)
+                redis_cluster.move(Echo.settings.default_source, other)
+            assert counts[0]["publish"] == (0 if knows_slots_channels(redis_cluster) else 10)
+            # It stays at the primary at which it listens, and hears there what is published to all.
+            assert counts[1].total() >= 10
+
+    redis_cluster.flush()
+    async with open_system(Echo, broker=redis_cluster.url):
+        await trio.to_thread.run_sync(ask)
