@@ -64,8 +64,10 @@ if what == 'info' then
         end
       end
     end
-    for _, step in ipairs(listed.of(r, ':asking')) do
-      asked[#asked + 1] = name_of(r, step)
+    local asking = listed.of(r, ':asking')
+    local plans = fetch(r.at .. ':steps', asking, {})
+    for i, step in ipairs(asking) do
+      asked[i] = listed.name(plans[step])
     end
   end)
   -- Not all of the hash: the template of the result has a place for each member, and who waits asks again and again.

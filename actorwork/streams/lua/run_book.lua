@@ -164,19 +164,20 @@ local function plan_of(r, step)
   return cjson.decode(redis.call('HGET', r.at .. ':steps', step))
 end
 
-local function name_of(r, step)
-  if step == RESULT then
-    return 'the result'
-  end
-  local text = redis.call('HGET', r.at .. ':steps', step)
+local listed = {} -- What this part has of steps; a table, because a script may have no more than 200 local variables.
+
+-- The name of a step, from what is stored of it.
+function listed.name(text)
   -- It comes first, and the template of a body may have a place for each of 100,000 members.
   return string.match(text, '^{"name":"([^"\\]*)"') or cjson.decode(text).name
 end
 
+local function name_of(r, step)
+  return step == RESULT and 'the result' or listed.name(redis.call('HGET', r.at .. ':steps', step))
+end
+
 -- The steps that a run lists by their numbers, as `suffix` says: those that failed, are held, or ask. A run that older nodes have
 -- begun has sets, which these know.
-local listed = {}
-
 function listed.add(r, suffix, step)
   if r.is_new then
     redis.call('ZADD', r.at .. suffix, step, step)
