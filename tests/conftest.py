@@ -193,6 +193,7 @@ def pytest_collection_finish() -> None:
     # Thousands of tests are there until the end: a garbage collection need not look at them each time. What garbage
     # there is among them may stay: to find it costs half a second of a core in each worker.
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # Tests make much, and little of it is garbage that is left to the collector.
     gc.enable()
 
 

@@ -98,7 +98,7 @@ async def test_many_messages_are_released_when_handlers_are_cancelled(url: str, 
 
 async def test_a_signal_in_mid_work_leaves_the_rest_in_the_stream(url: str, drill: Drill):
     """Afterwards nothing is in flight, nothing was run twice, and the next start goes on."""
-    numbers = range(1000)
+    numbers = range(400)
     async with open_place(url) as place:
         await place.send_numbers("work", numbers)
         for share in (0.2, 0.5, 0.8):
