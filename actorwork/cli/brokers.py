@@ -80,12 +80,19 @@ async def refuse_unknown_actor(broker: Broker, step: Step, title: str) -> None:
         raise click.ClickException(f"{problem} (--force if it is to run later)")
 
 
-async def unknown_actor_of(broker: Broker, step: Step, title: str) -> str | None:
-    """Return what to tell about an actor that has not run at the broker, or None."""
+async def unknown_actor_of(
+    broker: Broker, step: Step, title: str, *, ids: Callable[[str], str] | None = None
+) -> str | None:
+    """Return what to tell about an actor that has not run at the broker, or None.
+
+    With `ids`, which returns the id for a title, the actor may be named by its id, too.
+    """
     from actorwork.state.known_actors import unknown_actor
 
     known = await _known_actors(broker, step)
-    problem = None if known is None else unknown_actor(title, known)
+    if known is None or (ids is not None and title in map(ids, known)):
+        return None
+    problem = unknown_actor(title, known)
     return None if problem is None else printable(problem)
 
 

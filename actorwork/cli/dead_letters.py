@@ -16,7 +16,7 @@ import click
 from actorwork.cli.brokers import Step, broker_option, confirm, speak, timeout_option
 from actorwork.cli.letters import envelopes, exported, with_changes
 from actorwork.cli.output import as_json, many, one_line, print_json, print_table, printable
-from actorwork.cli.selecting import find, named_source, require_choice, selecting
+from actorwork.cli.selecting import find, named_source, require_choice, selecting, unknown_of
 from actorwork.inspection.letters import (
     cause_in_json,
     error,
@@ -317,6 +317,9 @@ def _do(
             return await find(opened.dead_letters, step, str(selection.source), entries)
         return await take_snapshot(opened.dead_letters, selection, step=step)
 
+    async def look_again(opened: Broker, step: Step) -> str | None:
+        return await unknown_of(opened, step, selection)
+
     async def carry_out(opened: Broker, step: Step) -> int:
         letters = opened.dead_letters
         async with audited(opened.audit, verb, f"dead letters: {_in_words(selection, entries)}", step=step) as action:
@@ -343,6 +346,8 @@ def _do(
         print_json({done: count})
     else:
         click.echo(f"{done} {many(count, 'dead letter')}")
+        if not wanted and (unknown := speak(broker, timeout, look_again)) is not None:
+            click.echo(unknown, err=True)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise click.ClickException(f"not {done}: {problems[0]}{more}")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from actorwork.cli.brokers import Step, pasted
+from actorwork.cli.brokers import Step, pasted, unknown_actor_of, unknown_source_of
 from actorwork.durations import parsed
 
 if TYPE_CHECKING:
-    from actorwork.abc import DeadLetters
+    from actorwork.abc import Broker, DeadLetters
     from actorwork.policy.dead_letters import Selection
     from actorwork.records import DeadLetter
 
@@ -36,13 +36,18 @@ class Moment(click.ParamType[float]):
             self.fail(f"{text!r} is not a time such as 2h (ago) or 2026-01-31T12:00:00+00:00", param, ctx)
 
 
-def named_source(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+_TITLE: Final = "actorwork.title"
+"""In a command's context: the title of the actor whose own source its argument names."""
+
+
+def named_source(ctx: click.Context, _: click.Parameter, name: str | None) -> str | None:
     """Return the source that an argument names; `actor:TITLE` is the actor's own one."""
     if name is None or not name.startswith("actor:"):
         return name
     from actorwork.settings import default_source, identity
 
-    return default_source(identity(name.removeprefix("actor:")))
+    ctx.meta[_TITLE] = title = name.removeprefix("actor:")
+    return default_source(identity(title))
 
 
 def title_of_actor(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -95,6 +100,19 @@ def require_choice(verb: str, entries: tuple[str, ...], selection: Selection, *,
         raise click.UsageError("ENTRY wants its SOURCE before it")
     if entries and not selection.is_all:
         raise click.UsageError("entries are named one by one; --actor, --error and the like go with --all")
+
+
+async def unknown_of(broker: Broker, step: Step, selection: Selection) -> str | None:
+    """Return what to tell about an actor, or a source, by which no letter was found and which never was there."""
+    from actorwork.settings import identity
+
+    named = [click.get_current_context().meta.get(_TITLE), selection.actor]
+    for title in filter(None, named):
+        if (problem := await unknown_actor_of(broker, step, title, ids=identity)) is not None:
+            return problem
+    if selection.source is None or named[0] is not None:
+        return None
+    return await unknown_source_of(broker, step, selection.source)
 
 
 async def find(letters: DeadLetters, step: Step, source: str, names: Sequence[str]) -> Sequence[DeadLetter]:

@@ -19,7 +19,7 @@ from actorwork.clients import dead_letters
 from actorwork.message import Envelope
 from actorwork.records import DeadLetter
 from actorwork.runtime.system import open_system
-from actorwork.settings import Settings
+from actorwork.settings import Settings, identity
 from actorwork.testing.memory import MemoryBroker
 from tests.patience import PATIENCE
 
@@ -63,6 +63,26 @@ def test_without_dead_letters_there_is_nothing_to_list(shell: Shell):
     assert shell("dead", "ls").stdout == "no dead letters\n"
     assert shell("dead", "ls", "orders").stdout == "no dead letters of 'orders'\n"
     assert shell.json("dead", "ls") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("actor:tlil", "--all"), "no actor 'tlil' has run at this broker; did you mean 'till'?"),
+        (("--all", "--actor", "tlil"), "no actor 'tlil' has run at this broker; did you mean 'till'?"),
+        (("oders", "--all"), "no actor that has run at this broker reads the source 'oders'; did you mean 'orders'?"),
+        (("actor:till", "--all", "--actor", "till"), ""),
+        (("--all", "--actor", identity("till")), ""),
+        (("--all",), ""),
+    ],
+)
+def test_where_nothing_was_found_names_that_may_have_been_meant_are_told(
+    shell: Shell, arguments: tuple[str, ...], told: str
+):
+    shell.enter({"till": ["orders"]})
+    result = shell("dead", "replay", *arguments, "--yes")
+    assert result.stdout == "replayed 0 dead letters\n"
+    assert result.stderr.strip() == told
 
 
 def test_dead_letters_are_listed(shell: Shell, letters: dict[str, DeadLetter]):

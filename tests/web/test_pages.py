@@ -230,6 +230,9 @@ async def test_an_actor_is_shown_on_all_nodes_with_what_it_handles():
         page = await guest.page("/actor?title=clerk")
         assert "/message?id=stuck&amp;source=letters" in page
         assert 'aria-label="Cancel stuck"' in page
+        (node,) = facts["named"]
+        assert f'href="/node?id={node["id"]}">{node["name"]}</a>' in page.partition("Runs on")[2]
+        assert (node["id"], node["name"]) == (held["node"], held["name"])
         assert 'aria-current="page">Actors' in page
         assert '<a href="/actor?title=clerk">clerk</a>' in await guest.page("/actors")
         assert '<a href="/actor?title=clerk">clerk</a>' in await guest.page("/overview")

@@ -9,6 +9,7 @@ import anyio
 
 from actorwork.clients.purging import PORTION
 from actorwork.inspection import Inspection, PartReport, SourceInfo, as_json
+from actorwork.inspection.gathering import read_nodes
 from actorwork.inspection.inspecting import of_each_kind
 from actorwork.inspection.words import source_in_words
 from actorwork.policy import history
@@ -27,6 +28,8 @@ NODES: Final = 100
 """Nodes on a page."""
 MOST_PURGED: Final = 100_000
 """Messages that one action drops."""
+MOST_NAMED: Final = 50
+"""Nodes that the page of an actor names."""
 PARTS: Final = 600
 """Parts of a tree on a page."""
 PROGRAMS: Final = 20
@@ -173,6 +176,8 @@ async def view_actor(sight: Sight) -> dict[str, Any]:
     facts["labelled"] = [{"name": name, "label": label} for name, label in labels.items()]
     for one in facts["in_hand"]:
         one["label"] = labels.get(one["message"]["source"], one["message"]["source"])
+    nodes, _ = await read_nodes(sight.broker, found.nodes[:MOST_NAMED], 0.0)
+    facts["named"] = [{"id": one.id, "name": one.name} for one in nodes]
     facts["triggers"] = sum(one.definition.actor == title for one in await sight.broker.triggers.list())
     return facts
 
