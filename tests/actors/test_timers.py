@@ -349,7 +349,7 @@ async def test_a_moment_is_never_rounded_to_an_earlier_one(mock_clock: trio.test
 
 async def test_an_ask_with_a_timeout_that_is_no_number_is_refused():
     async with open_system(clocked(), broker=FakeBroker()) as system:
-        with pytest.raises(ValueError, match="timeout wants seconds, or None to wait without a limit, got nan"):
+        with pytest.raises(ValueError, match="timeout wants 0 seconds or more, got nan"):
             await ref_of(system, "it").ask(Note("x"), timeout=math.nan)
 
 
