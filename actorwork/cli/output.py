@@ -6,6 +6,7 @@ an id or a payload may come from any sender, and a terminal obeys control charac
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,11 @@ def many(count: int, word: str, plural: str | None = None) -> str:
 def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
+    # None if it was closed before the start: then there is nowhere to print to.
+    stream = (sys.stderr if stderr else sys.stdout) or io.StringIO()
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None and stream.encoding.lower() not in {"utf-8", "utf8"}:
+        reconfigure(errors="replace")  # What another locale lacks is shown as "?", and ends no command.
     # A pipe has no width to wrap at: each row is one line.
     return Console(file=stream, width=None if stream.isatty() else 1000, highlight=False, soft_wrap=not stream.isatty())
 

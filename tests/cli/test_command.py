@@ -1,5 +1,6 @@
 """The command as a whole: help, version, the missing extra, what is imported when, durations, doctor."""
 
+import io
 import math
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from actorwork.abc import Broker, Finding
 from actorwork.cli import doctor
 from actorwork.cli.commands import actorwork
+from actorwork.cli.output import print_table
 from actorwork.durations import parsed
 from actorwork.message import Envelope, Failure
 from actorwork.policy.settlement import Fail
@@ -285,3 +287,15 @@ def test_an_argument_that_is_not_utf8_is_told_as_such(shell: Shell, command: tup
 @pytest.mark.parametrize("command", ["run", "reset", "delete"])
 def test_an_empty_title_is_no_defect(shell: Shell, command: str):
     assert "the title of an actor is wanted, got ''" in shell("triggers", command, "", "nightly", code=2).stderr
+
+
+def test_a_table_is_printed_in_a_locale_that_lacks_some_of_its_signs(monkeypatch: pytest.MonkeyPatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii", write_through=True))
+    print_table(["NAME"], [["Zürich…"]])
+    assert printed.getvalue().split() == [b"NAME", b"Z?rich?"]
+
+
+def test_a_table_without_a_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    print_table(["NAME"], [["Ulm"]])
