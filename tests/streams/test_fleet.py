@@ -355,7 +355,9 @@ async def test_a_source_that_none_has_maintained_makes_a_node_look_at_all_others
         await scene.call("HINCRBY", TENDED, "at", -5000)
         assert await other.look() == [LOOK, MAINTAIN]
         assert times._look_at <= trio.current_time() + 1  # pyright: ignore[reportPrivateUsage]
-        # The others may have ended, so it does not go back to looking rarely at once.
+        # The others may have ended, so it does not go back to looking rarely at once. (For as long as this test takes.)
+        assert times._careful_until > -math.inf  # pyright: ignore[reportPrivateUsage]
+        times._careful_until = math.inf  # pyright: ignore[reportPrivateUsage]
         assert await next_look(scene, fellow, nodes=1000, roomy=1000) <= 2
 
 
