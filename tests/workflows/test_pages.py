@@ -193,6 +193,12 @@ async def test_a_run_whose_failures_are_still_told_is_over_but_neither_tried_aga
             await broker.runs.start(plan)
             for delivery in await taken(hands, 3):
                 await hands.settle(delivery, Fail(Failure("ValueError", "as it happens")))
+
+            async def has_failed() -> bool:  # That the body is cancelled may be left to a node.
+                info = await broker.runs.info(run)
+                return info is not None and info.status is Status.FAILURE
+
+            await until(has_failed)
             info = await broker.runs.info(run)
             assert info is not None
             assert (info.status, info.finished, info.done) == (Status.FAILURE, None, 4)
