@@ -250,7 +250,17 @@ def serve(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         requests.sendall(child_id)
 
 
-def become(request: Mapping[str, Any], files: Sequence[int]) -> None:
+def paths_of_interpreter() -> list[str]:
+    """Return what `sys.path` has in a new interpreter, which may find the package in the environment, or not."""
+    told = subprocess.run(
+        [sys.executable, "-c", "import sys; print(*sys.path[1:], sep='\\n')"],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return told.stdout.splitlines()
+
+
+def become(request: Mapping[str, Any], files: Sequence[int], paths: Sequence[str]) -> None:
     """Have the files, the folder and the environment of a program that has just been started."""
     apart = [fcntl(file, F_DUPFD, FREE_NUMBERS) for file in files]
     for file in files:
@@ -269,8 +279,8 @@ def become(request: Mapping[str, Any], files: Sequence[int]) -> None:
     set_failpoints(environment.get(failpoints.VARIABLE, ""))
     is_unbuffered = bool(environment.get("PYTHONUNBUFFERED"))
     sys.stdout.reconfigure(write_through=is_unbuffered)  # type: ignore[union-attr]
-    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [*paths, *(path for path in sys.path[1:] if path != str(ROOT))]
+    named = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [*named, *(path for path in paths if path not in named)]
     signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
 
 
@@ -328,12 +338,13 @@ def end() -> None:
 def main(number: int) -> None:
     atexit.register(end)  # The first that is registered is the last that is called.
     import_everything()
+    paths = paths_of_interpreter()
     with socket.socket(fileno=number) as requests:
         found = serve(requests)
     if found is None:
         return
     try:
-        become(*found)
+        become(*found, paths)
         run(found[0]["program"])
     except SystemExit as error:
         _code.append(error.code if isinstance(error.code, int) else int(error.code is not None))
