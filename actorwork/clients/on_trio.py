@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from actorwork.clients.driver import OutOfTime
-from actorwork.errors import NotRunning
+from actorwork.errors import BrokerError, NotRunning
 from actorwork.state.on_trio import TrioWaiting
 
 if TYPE_CHECKING:
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def closed(url: str) -> NotRunning:
-    return NotRunning(f"this client of {url} is closed: its block, or the system that it belongs to, has ended")
+class ClientClosed(BrokerError, NotRunning):
+    """The client was closed: a `BrokerError` as from every closed client, and what a system that has ended raises."""
+
+
+def closed(url: str) -> ClientClosed:
+    return ClientClosed(f"this client of {url} is closed: its block, or the system that it belongs to, has ended")
 
 
 class EndingChanges:
-    """The changes that a broker hears of, until the client has ended: then all who wait for some get `NotRunning`."""
+    """The changes that a broker hears of, until the client has ended: then all who wait for some get `ClientClosed`."""
 
     def __init__(self, changes: Changes, url: str) -> None:
         self._changes = changes

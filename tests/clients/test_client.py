@@ -23,7 +23,7 @@ from actorwork.clients.lazy_broker import LazyBroker
 from actorwork.clients.on_trio import TrioDriver
 from actorwork.clients.refs import declared_reply
 from actorwork.clients.sender import Sender
-from actorwork.errors import AskTimeout, CodecError, MessageFailed, MessageRefused, NotRunning
+from actorwork.errors import AskTimeout, BrokerError, CodecError, MessageFailed, MessageRefused, NotRunning
 from actorwork.message import Message
 from actorwork.runtime.system import open_system
 from actorwork.settings import Settings
@@ -122,6 +122,15 @@ async def test_what_is_told_is_handled(url: str):
         await client.ref(Greeter).tell(Greet("Ann"))
         await wait_seen(1)
     assert Greeter.seen == ["Ann"]
+
+
+async def test_a_closed_client_raises_what_those_on_asyncio_and_without_a_loop_raise(url: str):
+    async with open_client(url) as client:
+        greeter = client.ref(Greeter)
+    with trio.fail_after(PATIENCE):
+        for call in (greeter.tell(Greet("Ann")), greeter.ask(Greet("Ann"), timeout=1), client.run("one").result()):
+            with pytest.raises(BrokerError, match="is closed"):
+                await call
 
 
 async def test_a_batch_is_handled_in_whole(url: str):

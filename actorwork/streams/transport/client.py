@@ -30,7 +30,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from actorwork.errors import NotRunning
+from actorwork.errors import BrokerError, NotRunning
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.shown import Value
 from actorwork.streams.transport.address import Address
@@ -56,6 +56,10 @@ _PROVEN_AFTER: Final = 1.0
 SPARE_FILES: Final = 48
 """Of the files that this process may open, how many no reader takes for long: while up to 16 connect, 32 are free."""
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
+
+
+class ClientClosed(BrokerError, trio.ClosedResourceError):
+    """The client was closed: for users the error that every closed client raises, for Trio's own programs theirs."""
 
 
 class NoFurtherConnection(Exception):
@@ -352,7 +356,7 @@ class RedisClient(CommonCommands):
         """Wait until there is a connection; return at once if there is one."""
         while self._link is None:
             if self._is_closed:
-                raise trio.ClosedResourceError(f"this client of {self._address.url} is closed")
+                raise ClientClosed(f"this client of {self._address.url} is closed")
             await self._connected.wait()
 
     @asynccontextmanager
@@ -485,7 +489,7 @@ class RedisClient(CommonCommands):
                 self._connected = trio.Event()
 
     def close(self) -> None:
-        """End the connection; tasks that wait for one get `ClosedResourceError`."""
+        """End the connection; tasks that wait for one get `ClientClosed`."""
         self._is_closed = True
         self._connected.set()
         self._scope.cancel()
