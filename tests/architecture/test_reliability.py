@@ -59,7 +59,7 @@ def test_only_these_have_no_short_form_among_their_own_parameters():
         "test_a_circuit_keeps_messages_from_failing_and_a_backlog_brings_processes",
         "test_a_minute_of_chaos",
         "test_pyright_refuses_what_has_to_be_refused",
-        "test_a_minute_of_the_harness",
+        "test_half_a_minute_of_the_harness",
         "test_clients_reach_a_cluster_through_its_wires_alone",
         "test_nodes_that_slept_while_their_cluster_changed_settle_nothing_twice",
         "test_the_example_of_a_cluster_for_tests_runs",

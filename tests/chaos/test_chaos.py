@@ -99,7 +99,7 @@ def test_versions_and_receipts_that_do_not_agree_with_the_states_are_found():
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("broker", "seconds"), [("redis", 30), ("sqlite", 30), ("cluster", 15)])
+@pytest.mark.parametrize(("broker", "seconds"), [("redis", 15), ("sqlite", 15), ("cluster", 15)])
 def test_states_of_two_hundred_keys_while_their_nodes_are_killed_and_frozen(broker: str, seconds: int):
     assert main(["--entities", str(seconds), "--seed", "1", "--broker", broker]) == 0
 
@@ -115,6 +115,6 @@ def test_a_minute_of_chaos(arguments: list[str]):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("broker", "count"), [("redis", 1000), ("sqlite", 1000), ("cluster", 200)])
+@pytest.mark.parametrize(("broker", "count"), [("redis", 1000), ("sqlite", 300), ("cluster", 100)])
 def test_hundreds_of_chords_while_their_nodes_are_killed_and_frozen(broker: str, count: int):
     assert main(["--chords", str(count), "--seed", "1", "--broker", broker]) == 0

@@ -316,7 +316,7 @@ async def test_a_member_that_is_settled_in_one_batch_with_plain_messages_joins(u
 # -------------------------------------------------------------------------------------------------------------- chaos
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(20, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(10, marks=pytest.mark.chaos)])
 async def test_chords_run_once_with_their_values_while_nodes_are_killed_at_random(
     url: str, drill: Drill, seconds: float
 ):

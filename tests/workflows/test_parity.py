@@ -269,7 +269,7 @@ def test_stories_tell_rules_that_are_wrong_from_those_of_redis(
 HEALTH = [hypothesis.HealthCheck.too_slow]
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [12, pytest.param(50, marks=pytest.mark.long)])
 def test_a_run_is_the_same_at_every_broker(
     examples: int, redis_url: str, cluster: RedisCluster, tmp_path: Path
 ) -> None:
@@ -281,7 +281,7 @@ def test_a_run_is_the_same_at_every_broker(
     check_one()
 
 
-@pytest.mark.parametrize("examples", [6, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [6, pytest.param(50, marks=pytest.mark.long)])
 def test_a_run_is_the_same_in_pages(
     examples: int, redis_url: str, cluster: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
