@@ -245,6 +245,22 @@ async def test_of_many_nodes_few_do_what_is_asked_of_all(redis_url: str):
         assert times.must_maintain()
 
 
+async def test_nodes_that_all_look_in_one_turn_do_not_seem_few_in_the_next_and_are_forgotten_soon(redis_url: str):
+    async with open_peers(redis_url, subscription()) as (scene, (one,)):
+        seconds, _ = await scene.call("TIME")
+        seen: list[int] = []
+        await one.reclaimer.maintain()
+        for asked in (60, 60, 60, 60, 60, 60, *([0] * 8)):
+            # Of a turn of a thousand seconds, so that it does not matter how long this test takes.
+            a_while_ago = (int(seconds) - 1000) * 1000
+            await scene.call("HSET", TENDED, "asked", asked * 1_000_000, "since", a_while_ago)
+            await one.reclaimer.maintain()
+            seen.append(int(await scene.call("HGET", TENDED, "nodes")))
+        assert 55 <= seen[5] <= 61
+        assert 16 < seen[6] < 40
+        assert seen[-1] == 1
+
+
 def read_many_shards(peer: Peer, count: int) -> None:
     """Make a node believe that it reads so many shards of this kind."""
     peer.reclaimer._fellows = lambda: [peer.reclaimer] * count  # pyright: ignore[reportPrivateUsage]

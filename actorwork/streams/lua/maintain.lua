@@ -499,10 +499,13 @@ local function source_at(prefix)
     local full, roomy = ms_in(noted[7]), math.max(1, ms_in(noted[8]))
     local is_turn = now < since or now - since >= FRESH
     if is_turn then
-      -- Of a node that asks once a second this is about 1.
-      nodes = math.ceil(asked / math.max(FRESH, now - since)) + ((noted[4] or consumer) ~= consumer and 2 or 1)
+      -- Of a node that asks once a second this is about 1. The mean of this turn and those before: nodes that look every other
+      -- second may all do so in the same turn, and seem to be twice as many then, and few in the next.
+      local seen = math.ceil(asked / math.max(FRESH, now - since)) + ((noted[4] or consumer) ~= consumer and 2 or 1)
       -- Rounded so that there seem to be fewer with room rather than more: then each of them looks more often.
-      roomy = math.max(1, nodes - math.ceil(full / math.max(FRESH, now - since)))
+      local seen_roomy = math.max(1, seen - math.ceil(full / math.max(FRESH, now - since)))
+      local mean = (nodes + seen) / 2
+      nodes, roomy = seen < nodes and math.floor(mean) or math.ceil(mean), math.floor((roomy + seen_roomy) / 2)
       since, asked, full = now, 0, 0
     end
     source = {
