@@ -117,7 +117,7 @@ class RedisThreadReplies:
             connection.send(pack(("SSUBSCRIBE", keys.near_replies(source, self.address))))
             while True:
                 reply = connection.receive()
-                # An error if the slot is elsewhere, or this server or user cannot do it: then all are told.
+                # An error if the slot is elsewhere, or the server or the user cannot: the script publishes to all then.
                 if isinstance(reply, Exception) or (type(reply) is Push and reply[0] == b"ssubscribe"):
                     return
         except LOST:

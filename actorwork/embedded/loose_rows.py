@@ -2,8 +2,8 @@
 
 The rows of the steps of a run have a name of their own in their column `run`, which its row in `runs` names, too. So a
 run begins, or is gone, with that one row, whatever its size, while the others are written before, and deleted after, a
-page at a time: no transaction is long. Whoever dies in between leaves rows whose name is in `loose`, with the time from
-which on `prune` deletes them.
+page at a time: no transaction is long. A program that dies in between leaves rows whose name is in `loose`, with the
+time from which on `prune` deletes them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,13 @@ from actorwork.streams import diagnosis, keys, scripts
 from actorwork.streams.node import RedisNode
 from actorwork.streams.sending import RedisSending
 from actorwork.streams.transport.address import Address
-from actorwork.streams.transport.client import ClientClosed, ConnectionEvent, ConnectionLost, RedisClient, open_client
+from actorwork.streams.transport.client import (
+    ConnectionEvent,
+    ConnectionLost,
+    RedisClient,
+    RedisClientClosed,
+    open_client,
+)
 from actorwork.streams.transport.redis_py import RedisError, cannot
 from actorwork.streams.transport.urls import is_of_cluster
 from actorwork.streams.watches import subscribed
@@ -249,7 +255,7 @@ class RedisBroker(RedisSending, Broker):
             del self._replies[channel]
             with trio.move_on_after(0.5, shield=True):
                 # If this fails, the subscription ends with the connection; nothing is published there any more.
-                with suppress(RedisError, ClientClosed):
+                with suppress(RedisError, RedisClientClosed):
                     await self._client.unsubscribe(channel)
 
     @asynccontextmanager

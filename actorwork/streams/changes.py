@@ -13,7 +13,7 @@ import trio
 
 from actorwork.abc import Changes, EventSink, Watch
 from actorwork.events import BrokerTrouble
-from actorwork.streams.transport.client import ClientClosed, RedisClient
+from actorwork.streams.transport.client import RedisClient, RedisClientClosed
 from actorwork.streams.transport.redis_py import RedisError
 from actorwork.streams.watches import LOOK_EVERY, NOTED_EVERY, Watches, channel_of, note_of
 
@@ -70,7 +70,7 @@ class RedisChanges(Changes):
     async def end(self, watch: RedisWatch) -> None:
         """End a watch. Shielded, for half a second at most."""
         if self.watches.remove(watch):
-            with trio.move_on_after(0.5, shield=True), suppress(RedisError, ClientClosed):
+            with trio.move_on_after(0.5, shield=True), suppress(RedisError, RedisClientClosed):
                 await self._client.unsubscribe(watch.channel)
 
     async def run(self) -> NoReturn:

@@ -13,11 +13,11 @@ import trio.testing
 from actorwork.errors import BrokerError
 from actorwork.streams.transport import client as client_module
 from actorwork.streams.transport.client import (
-    ClientClosed,
     Connected,
     ConnectionEvent,
     ConnectionLost,
     RedisClient,
+    RedisClientClosed,
     open_client,
 )
 from actorwork.streams.transport.commands import Script
@@ -356,12 +356,12 @@ async def test_a_closed_client_says_so_to_whoever_still_waits():
             await wait_lost(client)
 
             async def wait() -> None:
-                with pytest.raises(ClientClosed, match="is closed"):
+                with pytest.raises(RedisClientClosed, match="is closed"):
                     await client.call("PING")
 
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked(0.01)
-        with pytest.raises(ClientClosed):
+        with pytest.raises(RedisClientClosed):
             await client.call("PING")
         assert repr(client) == f"<RedisClient of {server.url}, closed, generation 1>"
 

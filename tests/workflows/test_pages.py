@@ -404,7 +404,7 @@ class Died(Exception):
 
 
 def die_at(monkeypatch: pytest.MonkeyPatch, page: int) -> None:
-    """Let whoever keeps pages of a run die after so many of them."""
+    """Have a program that keeps pages of a run die after so many of them."""
     pages = itertools.count(1)
 
     def die() -> None:

@@ -131,8 +131,6 @@ class Expiries:
 
     def add(self, reply: Reply, timeout: float, title: str, message: object) -> set[Reply]:
         """Fail a reply with `AskTimeout` after `timeout` seconds; return the set to discard it from once it came."""
-        if math.isnan(timeout):
-            raise ValueError("timeout wants seconds, or None to wait without a limit, got nan")
         reply.about = (title, message, timeout)
         when = math.inf
         if timeout < math.inf:

@@ -58,7 +58,7 @@ SPARE_FILES: Final = 48
 _LOST: Final = (ConnectionError, TimeoutError, OSError)
 
 
-class ClientClosed(BrokerError, trio.ClosedResourceError):
+class RedisClientClosed(BrokerError, trio.ClosedResourceError):
     """The client was closed: for users the error that every closed client raises, for Trio's own programs theirs."""
 
 
@@ -356,7 +356,7 @@ class RedisClient(CommonCommands):
         """Wait until there is a connection; return at once if there is one."""
         while self._link is None:
             if self._is_closed:
-                raise ClientClosed(f"this client of {self._address.url} is closed")
+                raise RedisClientClosed(f"this client of {self._address.url} is closed")
             await self._connected.wait()
 
     @asynccontextmanager
@@ -489,7 +489,7 @@ class RedisClient(CommonCommands):
                 self._connected = trio.Event()
 
     def close(self) -> None:
-        """End the connection; tasks that wait for one get `ClientClosed`."""
+        """End the connection; tasks that wait for one get `RedisClientClosed`."""
         self._is_closed = True
         self._connected.set()
         self._scope.cancel()

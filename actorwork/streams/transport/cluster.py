@@ -30,12 +30,12 @@ from actorwork.errors import BrokerError
 from actorwork.nurseries import open_unwrapping_nursery
 from actorwork.streams.transport.address import Address
 from actorwork.streams.transport.client import (
-    ClientClosed,
     ClientStatistics,
     Connected,
     ConnectionEvent,
     ConnectionLost,
     RedisClient,
+    RedisClientClosed,
 )
 from actorwork.streams.transport.cluster_layout import Cluster, Layout, Place, target_of
 from actorwork.streams.transport.commands import Script
@@ -73,7 +73,7 @@ def cluster_client(make: Callable[..., RedisClient] = RedisClient) -> Callable[.
 class ClusterClient(SubscribedRouting, RedisClient):
     """Made by `open_client` with `make=cluster_client()`."""
 
-    GONE: ClassVar[tuple[type[Exception], ...]] = (ClientClosed,)
+    GONE: ClassVar[tuple[type[Exception], ...]] = (RedisClientClosed,)
     make: Callable[..., RedisClient] = RedisClient
     """Makes the client of one primary."""
 
@@ -140,7 +140,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
                 with self._until_home_moves():
                     await (client.subscribe(channel) if is_wanted else client.unsubscribe(channel))
                     return
-            except ClientClosed:
+            except RedisClientClosed:
                 await trio.lowlevel.checkpoint()
 
     def _pushed(self, place: Place, push: list[Any]) -> None:
@@ -182,7 +182,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
                 continue
             try:
                 return await client.subscribe_near(channel)
-            except ClientClosed:
+            except RedisClientClosed:
                 await trio.lowlevel.checkpoint()
             except MovedError as error:
                 self._note_moved((channel,), target_of(error, place))
@@ -193,7 +193,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
             for channel in tuple(self._channels):
                 try:
                     await client.subscribe(channel)
-                except ClientClosed:
+                except RedisClientClosed:
                     return
                 except RedisError:
                     continue  # Its right was taken away; those who wait look now and then.
@@ -243,7 +243,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
                 break
             await self._known.wait()
         if self._is_closed:
-            raise ClientClosed(f"this client of {self._address.url} is closed")
+            raise RedisClientClosed(f"this client of {self._address.url} is closed")
 
     @asynccontextmanager
     async def open_exclusive(
@@ -261,7 +261,7 @@ class ClusterClient(SubscribedRouting, RedisClient):
                 try:
                     exclusive = await stack.enter_async_context(client.open_exclusive(name, patience=patience))
                     break
-                except ClientClosed:
+                except RedisClientClosed:
                     await trio.lowlevel.checkpoint()
             self._parked[exclusive] = place
             try:
